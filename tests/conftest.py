@@ -1,0 +1,80 @@
+"""What several tests share: small cohorts, the command line, one smoke run of the paper."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsclc_radiomics.cohort import save_cohort, save_sample_cohort
+from nsclc_radiomics.core import Volume, make_rng, reference_dir, write_volume
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    "The paper first, since it takes longest: workers then end together."
+    items.sort(key=lambda item: item.path.name != "test_paper.py")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    found = reference_dir()
+    if found is None:
+        pytest.skip("reference data are absent: set NSCLC_REFERENCE to their folder")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    "The cohort of two real lung CTs; their archive is there after set-up."
+    return save_sample_cohort(tmp_path_factory.mktemp("sample") / "cohort")
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    "Three small made-up patients: textured balls."
+    folder = tmp_path / "cohort"
+    folder.mkdir()
+    z, y, x = np.ogrid[-8:9, -10:11, -10:11]
+    for k, patient in enumerate(("P1", "P2", "P3")):
+        inside = z**2 + y**2 + x**2 <= (5 + k) ** 2
+        noise = make_rng(1, "test", patient).normal(0, 20, inside.shape)
+        write_volume(Volume((np.where(inside, 40, -850) + noise).astype(np.int16), unit="HU"), folder / f"images/{patient}/ct.nii.gz")
+        write_volume(Volume(inside), folder / f"images/{patient}/ct_mask.nii.gz")
+    patients = pd.DataFrame({"patient_id": ["P1", "P2", "P3"], "centre": "A", "split": "train", "has_ct": True, "has_pet": False})
+    patients["response"] = ["PR", "PD", "SD"]
+    save_cohort(folder, {"name": "balls", "evidence": "simulated", "endpoint": "response"}, patients)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command():
+    "Run `nsclc-radiomics` in a process of its own, as a user does."
+
+    def run(*arguments, **options) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-c", "import sys; from nsclc_radiomics.cli import main; sys.exit(main())", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refused(command):
+    "Run a command that must fail as design says: status 2, a short error on stderr that holds each given text, no traceback."
+
+    def run(*arguments, says: tuple[str, ...]) -> str:
+        done = command(*arguments)
+        assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        for text in says:
+            assert text in done.stderr, done.stderr
+        return done.stderr
+
+    return run
