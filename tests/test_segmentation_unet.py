@@ -1,0 +1,416 @@
+"Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file, clear outcomes."
+
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsclc_radiomics.cohort import Cohort, load_cohort, save_cohort
+from nsclc_radiomics.core import (
+    GeometryError,
+    ImageError,
+    ModelError,
+    OptionError,
+    Volume,
+    grid_difference,
+    read_json,
+    read_volume,
+    write_json,
+    write_volume,
+)
+from nsclc_radiomics.mask import dice
+from nsclc_radiomics.segmentation import centre_point, point_of
+from nsclc_radiomics.unet import (
+    Segmenter,
+    UnetSettings,
+    build_network,
+    choose_device,
+    load_bundle,
+    load_model,
+    open_model,
+    save_model,
+    seen_patients,
+    segment,
+    segment_cohort,
+    segmentation_folds,
+    to_grid,
+    train_segmenter,
+)
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("monai")
+
+SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8), units=1, patches=24, batch=2)
+
+
+def ball_patient(k, shape=(24, 40, 40), spacing=(2.0, 2.0, 3.0)):
+    rng = np.random.default_rng(k)
+    z, y, x = np.ogrid[tuple(slice(n) for n in shape)]
+    inside = (3 * (z - 12)) ** 2 + (2 * (y - 20)) ** 2 + (2 * (x - 20)) ** 2 <= (10 + k) ** 2
+    hu = np.where(inside, 40, -850) + rng.normal(0, 20, shape)
+    return Volume(hu.astype(np.int16), spacing, unit="HU"), Volume(inside, spacing, unit="mask")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Cohort:
+    folder = tmp_path_factory.mktemp("balls")
+    ids = [f"P{k}" for k in range(6)]
+    for k, patient in enumerate(ids):
+        for volume, stem in zip(ball_patient(k), ("ct", "ct_mask")):
+            write_volume(volume, folder / "images" / patient / f"{stem}.nii.gz")
+    save_cohort(
+        folder,
+        {"name": "balls", "evidence": "simulated", "endpoint": "none"},
+        pd.DataFrame({"patient_id": ids, "centre": "A", "split": ["train"] * 4 + ["holdout"] * 2, "has_ct": True, "has_pet": False}),
+    )
+    return load_cohort(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return out, *train_segmenter(cohort, out, SMALL, folds=2, device="cpu", jobs=1, progress=False)
+
+
+@dataclass
+class Dense:
+    "Stands in for a network: tissue is tumour."
+
+    spacing: float = 2.0
+    trained_on: dict = field(default_factory=dict)
+
+    def probability(self, hu, point=None, grown=None, device="auto"):
+        return (hu > -300).astype(np.float32)
+
+
+def test_a_patient_is_in_one_fold_and_folds_are_even():
+    split = segmentation_folds([f"p{i}" for i in range(11)], 3, seed=1)
+    assert sorted(split.value_counts()) == [3, 4, 4]
+    assert split.equals(segmentation_folds([f"p{i}" for i in reversed(range(11))], 3, seed=1))
+    assert not split.equals(segmentation_folds([f"p{i}" for i in range(11)], 3, seed=2))
+    for wrong in ((["a", "a"], 2), (["a", "b"], 3), (["a", "b"], 1)):
+        with pytest.raises(OptionError):
+            segmentation_folds(*wrong)
+
+
+def test_training_is_out_of_fold_and_complete(trained):
+    out, model, scores = trained
+    assert sorted(scores.index) == ["P0", "P1", "P2", "P3"] and sorted(model.trained_on) == sorted(scores.index)
+    assert sorted(p.name for p in (out / "masks").iterdir()) == [f"P{k}.nii.gz" for k in range(4)]
+    assert len(model.networks) == 2 and scores["fold"].value_counts().tolist() == [2, 2]
+
+
+def test_no_network_has_seen_whom_it_scores(cohort, tmp_path, monkeypatch):
+    "What each fold's training is given, and whom it then outlines, do not meet."
+    from nsclc_radiomics import unet
+
+    learnt, scored = [], []
+    train, score = unet.train_network, unet._score
+    monkeypatch.setattr(unet, "train_network", lambda cases, *a: learnt.append({c.patient_id for c in cases}) or train(cases, *a))
+    monkeypatch.setattr(unet, "_score", lambda c, p, *a: scored.append((len(learnt) - 1, p)) or score(c, p, *a))
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    assert len(scored) == 4 and all(patient not in learnt[fold] for fold, patient in scored)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, trained, tmp_path):
+    out, _, scores = trained
+    _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=2, progress=False)
+    assert scores["fold"].equals(again["fold"])
+    # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a voxel or two
+    pd.testing.assert_series_equal(scores["dice"], again["dice"], rtol=1e-3)
+    assert read_json(out / "model/model.json")["weights"] == read_json(tmp_path / "run/model/model.json")["weights"]
+
+
+def test_the_callers_random_state_is_kept(cohort, tmp_path):
+    torch.manual_seed(5)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(5)
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
+def test_training_is_not_done_twice_and_never_mixed(cohort, trained, monkeypatch):
+    from nsclc_radiomics import unet
+
+    out, _, scores = trained
+    monkeypatch.setattr(unet, "_train_fold", None)
+    _, again = train_segmenter(cohort, out, SMALL, folds=2, device="cpu", progress=False)
+    assert np.allclose(again["dice"], scores["dice"])
+    with pytest.raises(OptionError, match="not an empty folder"):
+        train_segmenter(cohort, out, SMALL, folds=3, device="cpu", progress=False)
+
+
+def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path):
+    broken = tmp_path / "cohort"
+    import shutil
+
+    shutil.copytree(cohort.path, broken)
+    write_volume(
+        read_volume(broken / "images/P1/ct_mask.nii.gz").with_array(np.zeros((24, 40, 40), np.uint8)), broken / "images/P1/ct_mask.nii.gz"
+    )
+    with pytest.warns(UserWarning, match="P1 is left out of training: .*empty"):
+        _, scores = train_segmenter(load_cohort(broken), tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    assert "P1" not in scores.index and len(scores) == 3
+
+
+def test_a_model_comes_back_equal_and_tampering_is_noticed(trained, tmp_path):
+    out, model, _ = trained
+    hu = ball_patient(2)[0].array[::2, ::2, ::2].astype(np.float32)
+    assert np.array_equal(load_model(out / "model").probability(hu, device="cpu"), model.probability(hu, device="cpu"))
+    for change in (
+        {"kind": "other"},
+        {"weights": {"../x.safetensors": "0"}},
+        {"settings": {"spacing": -1}},
+        {"settings": {"nonsense": 1}},
+        {"trained_on": 3},
+    ):
+        copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        save_model(model, copy)
+        write_json(copy / "model.json", {**read_json(copy / "model.json"), **change})
+        with pytest.raises(ModelError, match=copy.name):
+            load_model(copy)
+    with pytest.raises(ModelError, match="no model.json"):
+        load_model(tmp_path)
+
+
+def test_a_point_a_centre_and_a_search_find_the_ball():
+    image, mask = ball_patient(3)
+    for where in ("auto", "centre", "search", centre_point(mask)):
+        result = segment(image, Dense(), where)
+        assert dice(result.mask, mask) > 0.9 and len(result.places) == 1 and grid_difference(result.mask, image) is None
+
+
+def two_tumours():
+    z, y, x = np.ogrid[:50, :110, :110]
+    balls = [(3 * (z - 25)) ** 2 + (2 * (y - 30)) ** 2 + (2 * (x - cx)) ** 2 <= r**2 for cx, r in ((20, 14), (90, 18))]
+    hu = np.where(balls[0] | balls[1], 40, -850).astype(np.int16)
+    return Volume(hu, (2, 2, 3), (-100, 50, 7), unit="HU"), balls
+
+
+def test_two_tumours_are_both_said_and_the_larger_is_kept():
+    image, balls = two_tumours()
+    result = segment(image, Dense(), "search")
+    assert len(result.places) == 2 and "1 more suspicious place" in result.note
+    assert result.mask.array[balls[1]].mean() > 0.9 and not result.mask.array[balls[0]].any()
+    clicked = segment(image, Dense(), point_of(image, (25, 30, 20)))
+    assert clicked.mask.array[balls[0]].mean() > 0.9 and not clicked.mask.array[balls[1]].any()
+
+
+def test_no_tumour_is_an_outcome_and_not_an_error():
+    lung = Volume(np.full((40, 90, 90), -850, np.int16), (2, 2, 3), unit="HU")
+    for where in ("auto", "centre", "search"):
+        result = segment(lung, Dense(), where)
+        assert not result.mask.array.any() and result.note.startswith("no tumour found") and result.places.empty
+
+
+def test_a_tumour_at_the_edge_is_said():
+    image, _ = ball_patient(4)
+    cut = Volume(image.array[:, :, 18:], image.spacing, image.origin, unit="HU")
+    assert "edge" in segment(cut, Dense(), "centre").note
+
+
+def test_images_that_are_no_ct_are_refused():
+    image, _ = ball_patient(1)
+    with pytest.raises(ImageError, match="SUVbw"):
+        segment(image.with_array(image.array, "SUVbw"), Dense())
+    with pytest.raises(ImageError, match="HU"):
+        segment(image.with_array(np.zeros(image.shape)), Dense())
+    with pytest.raises(OptionError, match="outside"):
+        segment(image, Dense(), (1e4, 0, 0))
+
+
+def test_turned_axes_give_the_same_mask():
+    image, mask = ball_patient(3)
+    turned = Volume(image.array, image.spacing, (5, 6, 7), (0, 1, 0, 0, 0, 1, 1, 0, 0), "HU")
+    assert np.array_equal(segment(turned, Dense()).mask.array, segment(image, Dense()).mask.array)
+
+
+def test_the_grid_keeps_place_and_volume():
+    _, mask = ball_patient(5)
+    grid = to_grid(mask, 4.0)
+    share = grid.array.sum() * grid.voxel_volume / (mask.array.sum() * mask.voxel_volume)
+    assert share == pytest.approx(1, abs=0.05)
+    assert np.allclose(point_of(grid, (np.array(grid.shape) - 1) / 2), point_of(mask, (np.array(mask.shape) - 1) / 2))
+
+
+def test_trained_patients_are_known_again_under_another_name(cohort, trained, tmp_path):
+    import shutil
+
+    _, model, _ = trained
+    shutil.copytree(cohort.path, tmp_path / "renamed")
+    (tmp_path / "renamed/images/P0").rename(tmp_path / "renamed/images/Q0")
+    table = cohort.patients.assign(patient_id=cohort.patients["patient_id"].replace("P0", "Q0"))
+    save_cohort(tmp_path / "renamed", cohort.meta, table)
+    renamed = load_cohort(tmp_path / "renamed")
+    assert seen_patients(model, renamed) == ["Q0", "P1", "P2", "P3"]
+    with pytest.warns(UserWarning, match="trained on 1 of these 2 patients \\(Q0\\)"):
+        rows = segment_cohort(renamed, model, tmp_path / "found", patients=["Q0", "P4"], device="cpu", progress=False)
+    assert rows["seen_in_training"].tolist() == [True, False]
+
+
+def test_one_bad_patient_stops_nobody(cohort, tmp_path):
+    rows = segment_cohort(
+        cohort,
+        "seeded",
+        tmp_path / "found",
+        where={"P4": (39.0, 39.0, 36.0), "P5": (9e4, 0, 0)},
+        patients=["P3", "P4", "P5"],
+        progress=False,
+    )
+    assert rows["status"].tolist() == ["failed", "found", "failed"]
+    assert "no point for P3" in rows.loc["P3", "note"] and "outside" in rows.loc["P5", "note"] and rows.loc["P4", "dice"] > 0.8
+    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["P4.nii.gz", "segmentation.csv"]
+    with pytest.raises(OptionError, match="not an empty folder"):
+        segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", progress=False)
+
+
+def test_a_scored_mask_must_lie_on_its_image(cohort):
+    image, mask = ball_patient(0)
+    with pytest.raises(GeometryError):
+        dice(segment(image, Dense()).mask, Volume(mask.array, (1, 1, 1)))
+
+
+STEPS = [
+    {"_target_": "LoadImaged", "keys": "image"},
+    {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+    {"_target_": "Spacingd", "keys": "image", "pixdim": [3.0, 3.0, 3.0], "mode": "bilinear"},
+    {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -1000, "a_max": 400, "b_min": 0.0, "b_max": 1.0, "clip": True},
+]
+NETWORK = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+NAMES = {"network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "tumor"}}}}}
+
+
+def write_bundle(folder, network=NETWORK, steps=STEPS, names=NAMES, weights=None):
+    from monai.networks.nets import UNet
+
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    config = {
+        "network_def": network,
+        "preprocessing": {"_target_": "Compose", "transforms": steps},
+        "inferer": {"roi_size": "@roi"},
+        "roi": [32, 32, 32],
+    }
+    (folder / "configs/inference.json").write_text(json.dumps(config))
+    (folder / "configs/metadata.json").write_text(json.dumps(names))
+    if weights is None:
+        torch.manual_seed(0)
+        torch.save(UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"}).state_dict(), folder / "models/model.pt")
+    else:
+        (folder / "models/model.pt").write_bytes(weights)
+    return folder
+
+
+def test_a_bundle_prepares_images_as_monai_does(tmp_path):
+    "The same image, written as NIfTI and prepared by MONAI's own transforms."
+    pytest.importorskip("nibabel")
+    from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
+
+    from nsclc_radiomics.unet import _prepare
+
+    rng = np.random.default_rng(0)
+    image = Volume(rng.integers(-1000, 300, (12, 20, 24)).astype(np.int16), (1.5, 1.5, 4.0), (10, -20, 30), unit="HU")
+    write_volume(image, tmp_path / "ct.nii.gz")
+    theirs = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True, image_only=True),
+            Orientationd("image", "RAS"),
+            Spacingd("image", (3, 3, 3), mode="bilinear"),
+            ScaleIntensityRanged("image", -1000, 400, 0, 1, clip=True),
+        ]
+    )({"image": tmp_path / "ct.nii.gz"})["image"]
+    ours = image.to_sitk()
+    for step in STEPS[1:]:
+        ours = _prepare(ours, step)
+    ours = Volume.from_sitk(ours).array.transpose(2, 1, 0)
+    assert ours.shape == tuple(theirs.shape[1:])
+    assert np.abs(ours - np.asarray(theirs[0])).max() < 1e-4
+
+
+def test_a_bundle_runs_and_stands_in_for_a_model(cohort, tmp_path):
+    rows = segment_cohort(
+        cohort, f"bundle:{write_bundle(tmp_path / 'b')}", tmp_path / "found", patients=["P4"], device="cpu", progress=False
+    )
+    assert rows.loc["P4", "status"] in ("found", "nothing found") and np.isfinite(rows.loc["P4", "dice"])
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("open('nsclc_evil', 'w').write('x')",))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"network": {**NETWORK, "channels": "$[4, 8]"}}, "executed"),
+        ({"network": {**NETWORK, "_target_": "os.system"}}, "os.system"),
+        ({"network": {**NETWORK, "nonsense": 1}}, "arguments"),
+        ({"steps": [*STEPS, {"_target_": "Lambdad", "keys": "image"}]}, "Lambdad"),
+        (
+            {"steps": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": "$print(1)", "a_max": 1, "b_min": 0, "b_max": 1}]},
+            "executed",
+        ),
+        (
+            {"names": {"network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "liver"}}}}}},
+            "which of 2 outputs",
+        ),
+        ({"weights": pickle.dumps(Evil())}, "cannot be read"),
+        ({"weights": b"PK\x03\x04 cut"}, "cannot be read"),
+        ({"network": {**NETWORK, "channels": [8, 16]}}, "cannot be read"),
+    ],
+)
+def test_a_bundle_that_would_run_code_or_does_not_fit_is_refused(tmp_path, change, named):
+    from pathlib import Path
+
+    with pytest.raises(ModelError, match=named):
+        load_bundle(write_bundle(tmp_path / "b", **change))
+    assert not Path("nsclc_evil").exists()
+
+
+def test_what_is_no_bundle_is_said(tmp_path):
+    with pytest.raises(ModelError, match="no MONAI bundle"):
+        open_model(f"bundle:{tmp_path}")
+    write_bundle(tmp_path / "b")
+    (tmp_path / "b/models/model.pt").unlink()
+    with pytest.raises(ModelError, match="model.ts holds a program"):
+        load_bundle(tmp_path / "b")
+    (tmp_path / "b/configs/inference.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_bundle(tmp_path / "b")
+
+
+def test_without_torch_the_module_imports_and_says_what_to_install():
+    code = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "monai", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Absent())
+import nsclc_radiomics.unet as u
+from nsclc_radiomics.core import MissingDependencyError
+try: u.choose_device()
+except MissingDependencyError as error: print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "pip install" in done.stdout, done.stderr
+
+
+def test_devices():
+    assert choose_device("cpu") == "cpu" and choose_device() in ("cpu", "cuda", "mps")
+    with pytest.raises(OptionError, match="not there"):
+        choose_device("quantum")
+
+
+def test_a_network_takes_any_size():
+    model = Segmenter((build_network(SMALL).eval(),), SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for shape in ((5, 9, 40), (33, 17, 20)):
+            assert model.probability(np.full(shape, -800, np.float32), device="cpu").shape == shape
