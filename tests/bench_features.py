@@ -1,0 +1,190 @@
+"""How fast features are, against PyRadiomics' own command and its own extractor, on the same cases in turn.
+
+Both sides start in a new process, with one numerical thread a worker, and read the same files. Values are compared before times are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+import yaml
+
+from nsclc_radiomics.cohort import load_cohort, save_cohort
+from nsclc_radiomics.core import Volume, make_rng, reference_dir, write_volume
+from nsclc_radiomics.features import extract_cohort, load_settings
+
+PARAMS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}, "Wavelet": {}, "LoG": {"sigma": [1.0, 2.0, 3.0]}}}
+ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | {"PYTHONPATH": str(ROOT)}
+
+OURS = """
+import sys
+from nsclc_radiomics.cohort import load_cohort
+from nsclc_radiomics.features import extract_cohort
+cohort, out, params, jobs = sys.argv[1:]
+extract_cohort(load_cohort(cohort), out, params, jobs=int(jobs), cache=out + ".cache", progress=False)
+"""
+
+LOOP = """
+import csv, sys, logging
+from radiomics.featureextractor import RadiomicsFeatureExtractor
+logging.getLogger("radiomics").setLevel(logging.CRITICAL)
+extractor = RadiomicsFeatureExtractor(sys.argv[2])
+for case in csv.DictReader(open(sys.argv[1])):
+    extractor.execute(case["Image"], case["Mask"])
+"""
+
+MEMORY = """
+import resource, sys
+from nsclc_radiomics.engine import measure_files
+from nsclc_radiomics.features import load_settings
+chosen = load_settings(sys.argv[3])
+values = measure_files(sys.argv[1], sys.argv[2], "HU", None, *chosen.parts)
+assert isinstance(values, dict), values
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def ball_case(seed: int, shape: tuple[int, int, int] = (72, 72, 72), radius: float = 17.0) -> tuple[Volume, Volume]:
+    "A noisy ball of soft tissue in lung, for where the real patients are absent."
+    rng = make_rng(seed, "bench")
+    centre = [n / 2 for n in shape]
+    grid = np.ogrid[tuple(slice(0, n) for n in shape)]
+    distance = np.sqrt(sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)))
+    noise = rng.normal(0, 60, shape)
+    image = Volume((-800 + 850 / (1 + np.exp((distance - radius) / 2)) + noise).astype(np.int16), unit="HU")
+    return image, image.with_array(distance < radius + rng.uniform(-6, 4), "mask")
+
+
+def real_cases(count: int) -> list[tuple[Volume, Volume]]:
+    "The first real patients whose published features PyRadiomics reproduces, or none where the reference data are absent."
+    if reference_dir() is None:
+        return []
+    folder = reference_dir() / "owkin"
+    cases = []
+    for name in (folder / "exact_feature_cases.txt").read_text().split()[:count]:
+        data = np.load(folder / "x_train" / "images" / f"patient_{name}.npz")
+        image = Volume(data["scan"].astype(np.int16), unit="HU")
+        cases.append((image, image.with_array(data["mask"].astype(bool), "mask")))
+    return cases
+
+
+def write_cohort(folder: Path, cases: list[tuple[Volume, Volume]]) -> pd.DataFrame:
+    "The cases as a cohort; returns PyRadiomics' batch table of the same files."
+    rows = []
+    for n, (image, mask) in enumerate(cases):
+        place = folder / "images" / f"P{n:04d}"
+        rows.append({"Image": write_volume(image, place / "ct.nii.gz"), "Mask": write_volume(mask, place / "ct_mask.nii.gz")})
+    ids = [f"P{n:04d}" for n in range(len(cases))]
+    patients = pd.DataFrame({"patient_id": ids, "centre": "A", "split": "train", "has_ct": True, "has_pet": False})
+    meta = {"name": "bench", "evidence": "simulated", "endpoint": "none", "licence": "none", "citation": "none", "centres": ["A"], "made_by": "bench"}
+    save_cohort(folder, meta, patients)
+    return pd.DataFrame(rows)
+
+
+def timed(command: list[str], folder: Path) -> tuple[float, float]:
+    "Wall seconds and CPU seconds of a command and its children."
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise RuntimeError(f"{command[:3]} failed: {done.stderr[-2000:]}")
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def largest_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
+    "The largest relative difference over all cases and features."
+    a, b = ours.to_numpy(), theirs[list(ours.columns)].to_numpy(float)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    return float(np.where(same, 0, np.abs(a - b) / np.maximum(np.abs(b), 1e-300)).max())
+
+
+def against_pyradiomics(folder: Path, count: int, jobs: int) -> dict:
+    "Throughput against the command with the same jobs, and against a plain loop over the extractor."
+    cases = real_cases(count) or [ball_case(seed) for seed in range(count)]
+    batch = write_cohort(folder / "cohort", cases)
+    batch.to_csv(folder / "cases.csv", index=False)
+    params = folder / "params.yaml"
+    params.write_text(yaml.safe_dump(PARAMS))
+    script = Path(sys.executable).with_name("pyradiomics")
+    command = [str(script), "cases.csv", "-p", str(params), "-j", str(jobs), "-f", "csv", "-o", "theirs.csv", "-v", "1"]
+    theirs, theirs_cpu = timed(command, folder)
+    ours, ours_cpu = timed([sys.executable, "-c", OURS, str(folder / "cohort"), str(folder / "ours.parquet"), str(params), str(jobs)], folder)
+    loop, loop_cpu = timed([sys.executable, "-c", LOOP, "cases.csv", str(params)], folder)
+    off = largest_difference(pd.read_parquet(folder / "ours.parquet"), pd.read_csv(folder / "theirs.csv"))
+    if off > 1e-9:
+        raise RuntimeError(f"values differ from PyRadiomics' by a relative {off:.1e}: the comparison of times means nothing")
+    shared = {"unit": "patients/s", "cases": len(cases), "cores": os.cpu_count(), "jobs": jobs, "largest_relative_difference": off}
+    shared |= {"ours": len(cases) / ours, "ours_cpu_s": ours_cpu}
+    return {
+        "features_vs_command": {**shared, "other": len(cases) / theirs, "ratio": theirs / ours, "other_cpu_s": theirs_cpu},
+        "features_vs_loop": {**shared, "other": len(cases) / loop, "ratio": loop / ours, "other_cpu_s": loop_cpu},
+    }
+
+
+def memory(folder: Path, shape: tuple[int, int, int] = (134, 512, 512)) -> dict:
+    "Peak memory of a worker on a whole chest CT, against 700 MB."
+    image, mask = ball_case(0, shape, radius=24)
+    files = [str(write_volume(v, folder / name)) for v, name in ((image, "ct.nii.gz"), (mask, "ct_mask.nii.gz"))]
+    peaks = {}
+    for name in ("bench", "ct"):
+        params = folder / "memory.yaml"
+        params.write_text(yaml.safe_dump(PARAMS if name == "bench" else load_settings_dict(name)))
+        done = subprocess.run([sys.executable, "-c", MEMORY, *files, str(params)], env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        peaks[name] = float(done.stdout.split()[-1])
+    worst = max(peaks.values())
+    return {"features_worker_memory": {"ours": worst, "other": 700.0, "ratio": 700.0 / worst, "unit": "MB", "cases": 1, "cores": 1}}
+
+
+def load_settings_dict(name: str) -> dict:
+    "A shipped settings file as PyRadiomics takes it."
+    chosen = load_settings(name)
+    return {"setting": {k: v for k, v in chosen.setting.items() if v is not None}, "imageType": chosen.image_types, "featureClass": chosen.classes}
+
+
+def scaling(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), jobs: int = 2) -> dict:
+    "Seconds for cohorts of growing size; the ratio is the time a patient costs in the smallest over that in the largest."
+    cases = [ball_case(seed, (24, 24, 24), 7) for seed in range(20)]
+    seconds = {}
+    for count in counts:
+        here = folder / f"n{count}"
+        write_cohort(here, [cases[n % len(cases)] for n in range(count)])
+        cohort = load_cohort(here)
+        for n, pid in enumerate(cohort.ids):  # other bytes, or the store would know them
+            image = sitk.ReadImage(str(cohort.image_path(pid)))
+            image.SetOrigin((float(n), 0.0, 0.0))
+            mask = sitk.ReadImage(str(cohort.mask_path(pid)))
+            mask.SetOrigin((float(n), 0.0, 0.0))
+            sitk.WriteImage(image, str(cohort.image_path(pid)))
+            sitk.WriteImage(mask, str(cohort.mask_path(pid)))
+        start = time.perf_counter()
+        extract_cohort(cohort, folder / f"{count}.parquet", "original", jobs=jobs, cache=folder / f"cache{count}", progress=False)
+        seconds[count] = time.perf_counter() - start
+    small, large = (seconds[n] / n for n in (counts[0], counts[-1]))
+    entry = {"ours": large * 1000, "other": small * 1000, "ratio": small / large, "unit": "ms/patient", "cases": counts[-1], "cores": os.cpu_count()}
+    slope = (seconds[counts[-1]] - seconds[counts[0]]) / (counts[-1] - counts[0])
+    trend = seconds[counts[-1]] + slope * (5000 - counts[-1])
+    return {"features_scaling": {**entry, "jobs": jobs, "seconds": {str(n): s for n, s in seconds.items()}, "trend_5000_s": trend}}
+
+
+def run(count: int = 20, jobs: int = 2) -> dict:
+    "All comparisons: name to {ours, other, ratio, unit, cases, cores}."
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return {**against_pyradiomics(folder, count, jobs), **memory(folder), **scaling(folder, jobs=jobs)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=1))
