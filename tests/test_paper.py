@@ -1,0 +1,105 @@
+"""The paper as a whole: a smoke run through papermill, what it leaves, what is kept, what a kill costs, and what is committed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from nsclc_radiomics.core import EVIDENCE, Run, read_json
+from nsclc_radiomics.paper import normalise_notebook, paper_notebooks, run_paper
+from nsclc_radiomics.report import compare_runs
+
+pytestmark = pytest.mark.xdist_group("paper")  # one worker has the smoke run, the other everything else
+NAMES = [p.stem for p in paper_notebooks()]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> tuple[Run, list[str]]:
+    said: list[str] = []
+    return run_paper(tmp_path_factory.mktemp("runs") / "smoke", profile="smoke", say=said.append), said
+
+
+def test_all_ten_notebooks_run_in_order_and_say_so(smoke):
+    run, said = smoke
+    assert [line.split("] ")[1].split(":")[0] for line in said if "running" in line] == NAMES
+    assert len(NAMES) == 10
+    for name in NAMES:
+        cells = read_json(run.path / "notebooks" / f"{name}.ipynb")["cells"]
+        assert not any(o["output_type"] == "error" for c in cells if c["cell_type"] == "code" for o in c["outputs"])
+
+
+def test_every_number_has_its_kind_of_evidence(smoke):
+    numbers = smoke[0].numbers()
+    assert "reported.table5.3d_cnn.auc" in numbers and "cross_validated.logistic_regression.auc" in numbers
+    assert {entry["evidence"] for entry in numbers.values()} <= set(EVIDENCE)
+    assert all(numbers[k]["evidence"] == "reported" for k in numbers if k.startswith("reported."))
+    assert numbers["features.sample.largest_relative_difference"]["value"] < 1e-9
+
+
+def test_figures_come_with_their_data_and_origin(smoke):
+    folder = smoke[0].path / "figures"
+    names = {p.stem for p in folder.iterdir()}
+    assert {"figure2_features", "figure4_roc_holdout", "figure5_roc_external", "kaplan_meier_by_group"} <= names
+    for name in names:
+        assert {".png", ".svg", ".csv", ".json"} <= {p.suffix for p in folder.glob(f"{name}.*")}
+        origin = read_json(folder / f"{name}.json")
+        assert set(origin["evidence"].split(" and ")) <= set(EVIDENCE) and len(origin["caption"]) > 20
+
+
+def test_tables_come_as_csv_and_markdown(smoke):
+    folder = smoke[0].path / "tables"
+    for name in ("table1_challenges", "table2_dataset", "table3_features", "table5_performance", "table6_comparison", "arithmetic"):
+        assert len(pd.read_csv(folder / f"{name}.csv")) >= 3
+        assert "Evidence:" in (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_provenance(smoke):
+    found = read_json(smoke[0].path / "provenance.json")
+    assert found["parameters"]["profile"] == "smoke" and len(found["code"]) == 64 and found["packages"]["pyradiomics"] != "absent"
+
+
+def test_a_second_run_does_nothing_again(smoke):
+    run, _ = smoke
+    said: list[str] = []
+    run_paper(run.path, profile="smoke", say=said.append)
+    assert sum("unchanged" in line for line in said) == 10 and not any("running" in line for line in said)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
+    "Killed in the middle of the third notebook: the first two are kept, and the end is as if nothing had happened."
+    run = Run(tmp_path / "killed")
+    call = f"from nsclc_radiomics.paper import run_paper; run_paper({str(run.path)!r}, profile='smoke')"
+    process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("[3/10]") and "running" in line:
+            break
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    said: list[str] = []
+    run_paper(run.path, profile="smoke", say=said.append)
+    assert ["unchanged" in line for line in said if line.startswith(("[1/10]", "[2/10]"))] == [True, True]
+    assert compare_runs(run, smoke[0]) == []
+    normalised = [normalise_notebook(read_json(r.path / "notebooks/40_performance.ipynb"), r.path) for r in (run, smoke[0])]
+    for notebook in normalised:
+        notebook["cells"] = [c for c in notebook["cells"] if c["id"] != "injected-parameters"]
+    assert normalised[0] == normalised[1]
+
+
+@pytest.mark.parametrize("notebook", paper_notebooks(), ids=lambda p: p.stem)
+def test_what_is_committed_is_executed_normalised_and_whole(notebook):
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert content == normalise_notebook(content), "not normalised: make publish"
+    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    assert any(c["outputs"] for c in code), "not executed: make paper publish"
+    assert not any(o["output_type"] == "error" for c in code for o in c["outputs"])
+    injected = [c for c in content["cells"] if c["id"] == "injected-parameters"]
+    assert "".join(injected[0]["source"]).count('profile = "full"') == 1, "committed from a run that was not full"
+    assert notebook.stat().st_size < 3_000_000
+    assert not any("def " in line[:4] for c in code for line in "".join(c["source"]).splitlines()), "logic belongs in the library"
