@@ -48,7 +48,7 @@ paper: setup
 	$(BIN)/nsclc-radiomics paper --run $(RUN) --profile $(PROFILE) $(if $(COHORT),--cohort $(COHORT))
 
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 lab: setup
 	$(BIN)/jupyter lab nbs

@@ -15,7 +15,6 @@ from nsclc_radiomics.core import EVIDENCE, Run, read_json
 from nsclc_radiomics.paper import normalise_notebook, paper_notebooks, run_paper
 from nsclc_radiomics.report import compare_runs
 
-pytestmark = pytest.mark.xdist_group("paper")  # one worker has the smoke run, the other everything else
 NAMES = [p.stem for p in paper_notebooks()]
 
 
