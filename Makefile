@@ -7,6 +7,7 @@ COHORT ?=
 BENCH ?=
 BIN := $(VENV)/bin
 SAMPLE := $${NSCLC_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/nsclc_radiomics}
+BUILD := $(VENV)/build
 ARCHIVE := $(SAMPLE)/archive/pyradiomics-3.0.1.tar.gz
 
 .PHONY: help setup install paper test lab docs verify bench sync readme publish clean
@@ -25,17 +26,19 @@ help:
 setup:
 	@cmp -s requirements.lock $(VENV)/installed.lock || $(MAKE) --no-print-directory install
 
-# PyRadiomics 3.0.1 has no wheel for current Pythons, and its source build needs numpy present.
+# PyRadiomics 3.0.1 has no wheel for current Pythons; its source build needs numpy present and, from Python 3.12 on, a class that was taken out.
 install:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`: try make PYTHON=python3.11" >&2; exit 2; }
 	@echo "== setting up $(VENV) from requirements.lock (some minutes, once)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@mkdir -p $(BUILD)
+	@echo "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.ConfigParser.readfp = c.ConfigParser.read_file" > $(BUILD)/sitecustomize.py
 	@test -f $(ARCHIVE) || { mkdir -p $(SAMPLE)/archive && \
-	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
+	  PYTHONPATH=$(BUILD) $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
 	    --dest $(SAMPLE)/archive pyradiomics==3.0.1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(ARCHIVE)
+	PYTHONPATH=$(BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(ARCHIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -c "from nsclc_radiomics.cohort import fetch_sample; fetch_sample('$(ARCHIVE)')"
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
@@ -48,7 +51,7 @@ paper: setup
 	$(BIN)/nsclc-radiomics paper --run $(RUN) --profile $(PROFILE) $(if $(COHORT),--cohort $(COHORT))
 
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lab: setup
 	$(BIN)/jupyter lab nbs

@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("deep", "cluster", "idc", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("deep", "explain", "cluster", "idc", "dev")}
 
 setup(
     name=cfg["lib_name"],
@@ -27,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]),
-    package_data={"nsclc_radiomics": ["settings/*.yaml"]},
+    package_data={"nsclc_radiomics": ["settings/*.yaml", "definitions/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

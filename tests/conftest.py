@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    "The paper first, since it takes longest: workers then end together."
-    items.sort(key=lambda item: item.path.name != "test_paper.py")
+    "The two files that take longest first: workers then end together."
+    longest = ["test_paper.py", "test_notebooks.py"]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(scope="session")
