@@ -732,7 +732,8 @@ def _with_clinical(found: pd.DataFrame, known: pd.DataFrame | None, centre: str,
     "What the headers say of the patients, under what the clinical table says."
     table = found.set_index("patient_id")
     if known is not None:
-        given = known.set_index("patient_id").reindex(table.index)
+        said = known.drop(columns=["has_ct", "has_pet"], errors="ignore")  # what was found decides
+        given = said.set_index("patient_id").reindex(table.index)
         table = given.combine_first(table.astype(object))[[*table.columns, *(c for c in given if c not in table)]]
     for column, value in (("centre", centre), ("split", split)):
         table[column] = table[column].fillna(value) if column in table else value

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .cohort import Cohort, load_cohort
 from .core import NsclcError, Volume, atomic_path, content_hash, grid_difference
 from .mask import read_mask
+from .style import COLOURS
 
 # %% auto #0
 __all__ = ['LEVELS', 'Limits', 'Finding', 'measure', 'judge', 'thumbnail', 'Checked', 'check_image', 'find_duplicates',
@@ -275,7 +276,7 @@ def _has_outcome(cohort: Cohort, row: pd.Series) -> bool:
     return True
 
 # %% ../nbs/28_quality.ipynb #f8b40c8b
-_COLOURS = {"error": "#D55E00", "warning": "#E69F00", "note": "#0072B2", "": "#999999"}
+_COLOURS = {"error": COLOURS[1], "warning": COLOURS[4], "note": COLOURS[0], "": "#999999"}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -19,6 +19,7 @@ from .cohort import Cohort
 from .core import OptionError, Volume, make_rng
 from .image import augment, denoise, resample, scale, window
 from .mask import read_mask
+from .style import COLOURS
 
 # %% auto #0
 __all__ = ['WINDOWS', 'largest_slice', 'show_slice', 'plot_contact_sheet', 'mask_sizes', 'plot_mask_sizes', 'tumour_region',
@@ -103,7 +104,7 @@ def plot_mask_sizes(
     "Volumes on a logarithmic scale, a point a patient, one row a split, with the median."
     splits = list(dict.fromkeys(sizes["split"]))
     fig, ax = plt.subplots(figsize=(5.5, 0.8 + 0.7 * len(splits)), layout="constrained")
-    sns.swarmplot(sizes, x="volume_cm3", y="split", order=splits, size=2.5, color="#0072B2", alpha=0.7, warn_thresh=1, log_scale=True, ax=ax)
+    sns.swarmplot(sizes, x="volume_cm3", y="split", order=splits, size=2.5, color=COLOURS[0], alpha=0.7, warn_thresh=1, log_scale=True, ax=ax)
     for k, split in enumerate(splits):
         ax.plot([sizes.loc[sizes["split"] == split, "volume_cm3"].median()] * 2, [k - 0.4, k + 0.4], color="k", lw=1.5)
     ax.set(xlabel="volume of the GTV, cm³; line: median", ylabel="")
