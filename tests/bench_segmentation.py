@@ -91,7 +91,7 @@ def owkin(patches: int, folds: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["owkin"]:
-        owkin(int(sys.argv[2]) if len(sys.argv) > 2 else UnetSettings().patches, int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+        owkin(int(sys.argv[2]) if len(sys.argv) > 2 else UnetSettings().patches, int(sys.argv[3]) if len(sys.argv) > 3 else 5)
     else:
         for name, row in run().items():
             print(

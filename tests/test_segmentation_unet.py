@@ -85,7 +85,7 @@ class Dense:
     spacing: float = 2.0
     trained_on: dict = field(default_factory=dict)
 
-    def probability(self, hu, point=None, grown=None, device="auto"):
+    def probability(self, hu, point=None, grown=None, half=None, device="auto"):
         return (hu > -300).astype(np.float32)
 
 
