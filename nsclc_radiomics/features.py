@@ -274,7 +274,7 @@ def run_cases(
 def _named(work: Callable[..., Any], name: str, arguments: tuple) -> tuple[str, Any]:
     return name, work(*arguments)
 
-# %% ../nbs/40_features.ipynb #300c25fd
+# %% ../nbs/40_features.ipynb #013ad00b
 def _backend(scheduler: str | None) -> tuple[Any, int | None]:
     "A context in which joblib runs on the Dask cluster at that address, and its number of workers; RunError where none answers."
     if scheduler is None:
@@ -368,8 +368,9 @@ def _extract(
     bar = tqdm(total=len(ids), initial=len(values) + len(failures), desc=f"features {modality}", unit="patient", disable=not progress)
     if cases:
         context, threads = _backend(scheduler)
+        longest_first = dict(sorted(cases.items(), key=lambda case: -case[1][1].stat().st_size))  # a large mask last would keep the others waiting
         with bar, context:
-            for pid, result in run_cases(measure_files, cases, threads or jobs or cpu_count()):
+            for pid, result in run_cases(measure_files, longest_first, threads or jobs or cpu_count()):
                 if isinstance(result, dict):
                     values[pid] = np.array([result.get(c, np.nan) for c in store.columns], float)
                     store.save(keys[pid], values[pid])
@@ -422,13 +423,13 @@ def describe_columns(
     known = _definitions()
     return table.assign(definition=[known.get(c, {}).get(f, "") for c, f in zip(table["feature_class"], table["feature"], strict=True)])
 
-# %% ../nbs/40_features.ipynb #46a9dd09
+# %% ../nbs/40_features.ipynb #3389ee1e
 MAP_FEATURES = {
     "firstorder_Mean": "mean (HU)",
     "firstorder_Entropy": "entropy (bits)",
     "glcm_Contrast": "GLCM contrast",
     "glcm_JointEnergy": "GLCM joint energy",
-    "ngtdm_Busyness": "NGTDM busyness",
+    "gldm_DependenceEntropy": "GLDM entropy (bits)",
 }
 
 
@@ -474,17 +475,24 @@ def plot_feature_maps(
     part, maps = feature_maps(image, mask, tuple(shown))
     across = part.array.shape[2] * part.spacing[0], part.array.shape[1] * part.spacing[1]  # mm
     region = ~np.isnan(next(iter(maps.values())))
-    figure, axes = plt.subplots(2, 3, figsize=(7.2, 5.2), layout="constrained")
     panels = {"CT (HU)": part.array[0].astype(float), **{title: maps[name] for name, title in shown.items()}}
-    for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
-        ax.imshow(part.array[0], cmap="gray", vmin=-1000, vmax=300, extent=(0, across[0], across[1], 0), interpolation="nearest")
+    lines = -(-len(panels) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(7.2, 0.35 + lines * 2.05 * across[1] / across[0]), layout="constrained", squeeze=False)
+    place = {"extent": (0, across[0], across[1], 0), "interpolation": "nearest"}
+    x, y = ((np.arange(n) + 0.5) * s for n, s in zip(region.shape[::-1], part.spacing[:2], strict=True))
+    for ax, letter, (title, values) in zip(axes.flat, "abcdefghijkl", panels.items(), strict=False):
+        drawn = ax.imshow(part.array[0], cmap="gray", vmin=-1000, vmax=300, **place)
         if title != "CT (HU)":
             low, high = np.nanpercentile(values, (2, 98))  # a few voxels would otherwise take all the colours
-            drawn = ax.imshow(values, cmap="viridis", vmin=low, vmax=high, extent=(0, across[0], across[1], 0), interpolation="nearest")
-            figure.colorbar(drawn, ax=ax, shrink=0.7, extend="both")
-        x, y = ((np.arange(n) + 0.5) * s for n, s in zip(region.shape[::-1], part.spacing[:2], strict=True))
+            drawn = ax.imshow(values, cmap="viridis", vmin=low, vmax=high, **place)
+        figure.colorbar(drawn, cax=ax.inset_axes([1.03, 0, 0.045, 1])).ax.tick_params(labelsize=7)
         ax.contour(x, y, region, levels=[0.5], colors="#E69F00", linewidths=1.2)
-        ax.set(title=title, xlabel="mm", ylabel="mm" if ax is axes.flat[0] or ax is axes.flat[3] else "")
+        ax.set_title(title, fontsize=9)
+        ax.text(-0.02, 1.03, letter, transform=ax.transAxes, fontweight="bold", fontsize=10, ha="right", va="bottom")
+        ax.set_axis_off()
+    axes[0, 0].plot([4, 14], [across[1] - 4] * 2, color="black", linewidth=2.5, solid_capstyle="butt")
+    label = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+    axes[0, 0].text(9, across[1] - 5.5, "10 mm", ha="center", va="bottom", fontsize=7, bbox=label)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     rows, columns = np.nonzero(region)

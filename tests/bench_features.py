@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 import yaml
 
-from nsclc_radiomics.cohort import load_cohort, save_cohort
+from nsclc_radiomics.cohort import save_cohort
 from nsclc_radiomics.core import Volume, make_rng, reference_dir, write_volume
-from nsclc_radiomics.features import extract_cohort, load_settings
+from nsclc_radiomics.features import load_settings
 
 PARAMS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}, "Wavelet": {}, "LoG": {"sigma": [1.0, 2.0, 3.0]}}}
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,15 +43,21 @@ for case in csv.DictReader(open(sys.argv[1])):
     extractor.execute(case["Image"], case["Mask"])
 """
 
+# VmHWM, since ru_maxrss would also count what the process that started this one held
+PEAK = """
+from pathlib import Path
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
+"""
+
 MEMORY = """
-import resource, sys
+import sys
 from nsclc_radiomics.engine import measure_files
 from nsclc_radiomics.features import load_settings
 chosen = load_settings(sys.argv[3])
 values = measure_files(sys.argv[1], sys.argv[2], "HU", None, *chosen.parts)
 assert isinstance(values, dict), values
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
+""" + PEAK
 
 
 def ball_case(seed: int, shape: tuple[int, int, int] = (72, 72, 72), radius: float = 17.0) -> tuple[Volume, Volume]:
@@ -92,14 +97,14 @@ def write_cohort(folder: Path, cases: list[tuple[Volume, Volume]]) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, float]:
-    "Wall seconds and CPU seconds of a command and its children."
+def timed(command: list[str], folder: Path) -> tuple[float, float, str]:
+    "Wall seconds and CPU seconds of a command and its children, and what it printed."
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=folder, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(f"{command[:3]} failed: {done.stderr[-2000:]}")
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def largest_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
@@ -118,9 +123,9 @@ def against_pyradiomics(folder: Path, count: int, jobs: int) -> dict:
     params.write_text(yaml.safe_dump(PARAMS))
     script = Path(sys.executable).with_name("pyradiomics")
     command = [str(script), "cases.csv", "-p", str(params), "-j", str(jobs), "-f", "csv", "-o", "theirs.csv", "-v", "1"]
-    theirs, theirs_cpu = timed(command, folder)
-    ours, ours_cpu = timed([sys.executable, "-c", OURS, str(folder / "cohort"), str(folder / "ours.parquet"), str(params), str(jobs)], folder)
-    loop, loop_cpu = timed([sys.executable, "-c", LOOP, "cases.csv", str(params)], folder)
+    theirs, theirs_cpu, _ = timed(command, folder)
+    ours, ours_cpu, _ = timed([sys.executable, "-c", OURS, str(folder / "cohort"), str(folder / "ours.parquet"), str(params), str(jobs)], folder)
+    loop, loop_cpu, _ = timed([sys.executable, "-c", LOOP, "cases.csv", str(params)], folder)
     off = largest_difference(pd.read_parquet(folder / "ours.parquet"), pd.read_csv(folder / "theirs.csv"))
     if off > 1e-9:
         raise RuntimeError(f"values differ from PyRadiomics' by a relative {off:.1e}: the comparison of times means nothing")
@@ -145,7 +150,7 @@ def memory(folder: Path, shape: tuple[int, int, int] = (134, 512, 512)) -> dict:
             raise RuntimeError(done.stderr[-2000:])
         peaks[name] = float(done.stdout.split()[-1])
     worst = max(peaks.values())
-    return {"features_worker_memory": {"ours": worst, "other": 700.0, "ratio": 700.0 / worst, "unit": "MB", "cases": 1, "cores": 1}}
+    return {"features_worker_memory": {"ours": worst, "other": 700.0, "ratio": 700.0 / worst, "unit": "MB", "cases": 1, "cores": 1, "peaks": peaks}}
 
 
 def load_settings_dict(name: str) -> dict:
@@ -154,29 +159,30 @@ def load_settings_dict(name: str) -> dict:
     return {"setting": {k: v for k, v in chosen.setting.items() if v is not None}, "imageType": chosen.image_types, "featureClass": chosen.classes}
 
 
-def scaling(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), jobs: int = 2) -> dict:
-    "Seconds for cohorts of growing size; the ratio is the time a patient costs in the smallest over that in the largest."
+def scaling(folder: Path, counts: tuple[int, ...] = (60, 120, 240, 500, 1000), jobs: int = 2) -> dict:
+    """Seconds, and peak memory of the process that collects, for cohorts of growing size.
+
+    The ratio is the seconds that one more patient costs in the first half of the range over those in the second; the trend to 5,000 goes on as in the
+    second. What starting costs, once, is in neither.
+    """
     cases = [ball_case(seed, (24, 24, 24), 7) for seed in range(20)]
-    seconds = {}
+    seconds, memory_mb = {}, {}
     for count in counts:
         here = folder / f"n{count}"
-        write_cohort(here, [cases[n % len(cases)] for n in range(count)])
-        cohort = load_cohort(here)
-        for n, pid in enumerate(cohort.ids):  # other bytes, or the store would know them
-            image = sitk.ReadImage(str(cohort.image_path(pid)))
-            image.SetOrigin((float(n), 0.0, 0.0))
-            mask = sitk.ReadImage(str(cohort.mask_path(pid)))
-            mask.SetOrigin((float(n), 0.0, 0.0))
-            sitk.WriteImage(image, str(cohort.image_path(pid)))
-            sitk.WriteImage(mask, str(cohort.mask_path(pid)))
-        start = time.perf_counter()
-        extract_cohort(cohort, folder / f"{count}.parquet", "original", jobs=jobs, cache=folder / f"cache{count}", progress=False)
-        seconds[count] = time.perf_counter() - start
-    small, large = (seconds[n] / n for n in (counts[0], counts[-1]))
-    entry = {"ours": large * 1000, "other": small * 1000, "ratio": small / large, "unit": "ms/patient", "cases": counts[-1], "cores": os.cpu_count()}
-    slope = (seconds[counts[-1]] - seconds[counts[0]]) / (counts[-1] - counts[0])
-    trend = seconds[counts[-1]] + slope * (5000 - counts[-1])
-    return {"features_scaling": {**entry, "jobs": jobs, "seconds": {str(n): s for n, s in seconds.items()}, "trend_5000_s": trend}}
+        moved = [cases[n % len(cases)] for n in range(count)]  # other places, or the store would know them
+        write_cohort(here, [tuple(Volume(v.array, v.spacing, (n, 0, 0), v.direction, v.unit) for v in pair) for n, pair in enumerate(moved)])
+        arguments = [str(here), str(folder / f"{count}.parquet"), "original", str(jobs)]
+        seconds[count], _, printed = timed([sys.executable, "-c", OURS + PEAK, *arguments], folder)
+        memory_mb[count] = float(printed.split()[-1])
+    first, middle, last = counts[0], counts[len(counts) // 2], counts[-1]
+    early, late = ((seconds[b] - seconds[a]) / (b - a) for a, b in ((first, middle), (middle, last)))
+    entry = {"ours": late * 1000, "other": early * 1000, "ratio": early / late, "unit": "ms/patient", "cases": last, "cores": os.cpu_count(), "jobs": jobs}
+    trend = {
+        "trend_5000_s": seconds[last] + late * (5000 - last),
+        "trend_5000_mb": memory_mb[last] + (memory_mb[last] - memory_mb[middle]) / (last - middle) * (5000 - last),
+    }
+    tables = {"seconds": {str(n): s for n, s in seconds.items()}, "memory_mb": {str(n): m for n, m in memory_mb.items()}}
+    return {"features_scaling": {**entry, **tables, **trend}}
 
 
 def run(count: int = 20, jobs: int = 2) -> dict:

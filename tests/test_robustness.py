@@ -1,0 +1,95 @@
+"Repeatability: the same numbers whatever the number of processes, ICC as defined, and tumours from training patients only."
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsclc_radiomics.cohort import load_cohort, save_cohort
+from nsclc_radiomics.core import DataError, Volume, make_rng, write_volume
+from nsclc_radiomics.robustness import (
+    PERTURBATIONS,
+    Perturbation,
+    feature_icc,
+    perturb,
+    perturbed_features,
+    real_tumours,
+    robust_features,
+    training_tumours,
+)
+
+SETTINGS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}}, "featureClass": {"firstorder": ["Mean", "Maximum"], "shape": ["VoxelVolume"]}}
+
+
+def ball(seed, size=20):
+    rng = make_rng(seed, "test robustness")
+    z, y, x = np.ogrid[:size, :size, :size]
+    inside = (z - 10) ** 2 + (1.4 * (y - 10)) ** 2 + (x - 10) ** 2 <= rng.uniform(4, 7) ** 2
+    values = np.where(inside, rng.uniform(0, 80), -800) + rng.normal(0, 30, inside.shape)
+    return Volume(values.astype(np.float32), unit="HU"), Volume(inside, unit="mask")
+
+
+def measurements(values):
+    index = pd.MultiIndex.from_product([[f"P{n}" for n in range(len(values))], [f"c{n}" for n in range(values.shape[1])]], names=["patient_id", "perturbation"])
+    return pd.DataFrame({"original_glcm_Contrast": values.ravel()}, index=index)
+
+
+def test_number_of_processes_does_not_matter():
+    cases = {f"P{n}": ball(n) for n in range(5)}
+    one, two = (perturbed_features(cases, SETTINGS, jobs=jobs) for jobs in (1, 2))
+    assert one.equals(two)
+    pd.testing.assert_frame_equal(feature_icc(one, jobs=1), feature_icc(two, jobs=2))
+    assert not perturbed_features(cases, SETTINGS, {"noisy": PERTURBATIONS["noisy"]}, seed=2).equals(one.loc[(slice(None), ["none", "noisy"]), :])
+
+
+def test_a_patient_does_not_depend_on_the_others():
+    cases = {f"P{n}": ball(n) for n in range(3)}
+    alone = perturbed_features({"P2": cases["P2"]}, SETTINGS)
+    assert perturbed_features(cases, SETTINGS).loc[["P2"]].equals(alone)
+
+
+def test_icc_is_the_share_of_variance_between_patients():
+    values = make_rng(1, "icc").normal(size=(40, 1)) * 3 + make_rng(2, "icc").normal(size=(40, 6))
+    between = 6 * values.mean(axis=1).var(ddof=1)
+    within = values.var(axis=1, ddof=1).mean()
+    found = feature_icc(measurements(values)).iloc[0]
+    assert found["icc"] == pytest.approx((between - within) / (between + 5 * within), rel=1e-9)
+    assert found["low"] < found["icc"] < found["high"] and found["feature_class"] == "glcm" and found["patients"] == 40
+
+
+def test_constant_features_have_no_icc_and_are_never_robust():
+    icc = feature_icc(measurements(np.ones((6, 3))))
+    assert icc["icc"].isna().all() and robust_features(icc) == [] and robust_features(icc, least=0, bound="icc") == []
+
+
+def test_an_icc_needs_five_patients():
+    with pytest.raises(DataError, match="original_glcm_Contrast: only 4 patients"):
+        feature_icc(measurements(make_rng(1, "few").normal(size=(4, 3))))
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_perturbed_tumours_are_nearly_the_same_tumours(name):
+    image, mask = ball(3)
+    changed, drawn = perturb(image, mask, PERTURBATIONS[name], make_rng(1, name))
+    assert changed.shape == image.shape and drawn.array.dtype == bool
+    overlap = 2 * (drawn.array & mask.array).sum() / (drawn.array.sum() + mask.array.sum())
+    assert 0.7 < overlap <= 1
+    assert (overlap == 1) == (PERTURBATIONS[name] in (Perturbation(noise=10),))
+
+
+def test_tumours_come_from_training_patients_only(tmp_path):
+    ids, splits = ["a", "b", "c", "d"], ["holdout", "train", "external", "train"]
+    for n, pid in enumerate(ids[:3]):
+        for volume, name in zip(ball(n), ("ct", "ct_mask"), strict=True):
+            write_volume(volume, tmp_path / "images" / pid / f"{name}.nii.gz")
+    table = pd.DataFrame({"patient_id": ids, "centre": "A", "split": splits, "has_ct": [True, True, True, False], "has_pet": False})
+    meta = {"name": "t", "evidence": "simulated", "endpoint": "none", "licence": "none", "citation": "none", "centres": ["A"], "made_by": "test"}
+    save_cohort(tmp_path, meta, table)
+    assert list(training_tumours(load_cohort(tmp_path))) == ["b"]
+    save_cohort(tmp_path, meta, table.assign(split="holdout"))
+    with pytest.raises(DataError, match="no training patient has a CT"):
+        training_tumours(load_cohort(tmp_path))
+
+
+def test_without_the_reference_data_there_are_no_real_tumours(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "absent"))
+    assert real_tumours() == {}
