@@ -22,9 +22,9 @@ from .core import atomic_path, content_hash, grid_difference
 from .mask import read_mask
 
 # %% auto #0
-__all__ = ['CropSettings', 'sample_box', 'mask_centre', 'tumour_crop', 'crop_cohort']
+__all__ = ['CropSettings', 'sample_box', 'mask_centre', 'tumour_crop', 'crop_cohort', 'pick_channels']
 
-# %% ../nbs/63_volumes.ipynb #e3ce7d69
+# %% ../nbs/63_volumes.ipynb #dca8ab0f
 @dataclass(frozen=True)
 class CropSettings:
     "How a patient's images become an array; OptionError for values that cannot be used."
@@ -32,7 +32,7 @@ class CropSettings:
     size: int = 24  # voxels along each edge of the box
     spacings: tuple[float, ...] = (1.5, 3.0)  # mm, one look each
     window: tuple[float, float] = (-1000.0, 400.0)  # HU mapped to 0 and 1 in the channel `ct`
-    tissue: tuple[float, float] = (-110.0, 190.0)  # HU mapped to 0 and 1 in the channel `tissue`
+    tissue: float = 150.0  # HU either side of the tumour's mean that the channel `tissue` shows, in units of 100 HU
     suv_max: float = 15.0  # SUVbw mapped to 1
     pet: bool = False  # add PET channels; zero where a patient has none
 
@@ -41,12 +41,12 @@ class CropSettings:
             raise OptionError(f"size must be a whole number of voxels, 4 or more, got {self.size!r}")
         if not self.spacings or not all(np.isfinite(s) and s > 0 for s in self.spacings):
             raise OptionError(f"spacings must be positive numbers of mm, got {self.spacings!r}")
-        for name in ("window", "tissue"):
-            low, high = getattr(self, name)
-            if not low < high:
-                raise OptionError(f"{name} must rise, got {low:g} to {high:g} HU")
-        if not self.suv_max > 0:
-            raise OptionError(f"suv_max must be positive, got {self.suv_max!r}")
+        low, high = self.window
+        if not low < high:
+            raise OptionError(f"window must rise, got {low:g} to {high:g} HU")
+        for name in ("tissue", "suv_max"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise OptionError(f"{name} must be positive, got {getattr(self, name)!r}")
 
     @property
     def channels(self) -> list[str]:
@@ -56,7 +56,7 @@ class CropSettings:
 
     @property
     def masks(self) -> tuple[int, ...]:
-        "The channels that are masks: `Augmentation(masks=…)` leaves their values alone."
+        "The channels that are masks, one a look: the network pools inside them, and augmentation leaves their values alone."
         return tuple(k for k, name in enumerate(self.channels) if name.startswith("mask"))
 
 # %% ../nbs/63_volumes.ipynb #32d4d6e0
@@ -89,30 +89,35 @@ def mask_centre(
     turn = np.asarray(mask.direction).reshape(3, 3)
     return tuple((np.asarray(mask.origin) + turn @ (index * mask.spacing)).tolist())
 
-# %% ../nbs/63_volumes.ipynb #1c7a4bc8
+# %% ../nbs/63_volumes.ipynb #1e5767ba
 def tumour_crop(
     image: Volume,  # CT in HU
     mask: Volume,  # the tumour, same grid
     settings: CropSettings = CropSettings(),
     pet: Volume | None = None,  # SUVbw in the CT's frame of reference; any grid
 ) -> np.ndarray:
-    """The array a network sees of one patient, shape (channels, size, size, size), float16 from 0 to 1, channels as `settings.channels`.
+    """The array a network sees of one patient, shape (channels, size, size, size), float16, channels as `settings.channels`.
 
-    Raises GeometryError where image and mask differ in their grid, MaskError for an empty mask.
+    All lie between 0 and 1 but `tissue`, which is in units of 100 HU about the tumour's mean, and zero outside it. Raises GeometryError where image and mask differ in their grid, MaskError for an empty mask.
     """
     differs = grid_difference(image, mask)
     if differs:
         raise GeometryError(f"CT and tumour mask are on different grids: {differs}; resample the mask to the CT")
     centre, looks = mask_centre(mask), []
+    mean = float(image.array[mask.array].clip(*_SOFT).mean())
     for spacing in settings.spacings:
         box = sample_box(image, centre, settings.size, spacing, settings.window[0])
         inside = sample_box(mask, centre, settings.size, spacing, 0.0)
-        looks += [_window(box, settings.window), 0.5 + inside * (_window(box, settings.tissue) - 0.5), inside]
+        tissue = inside * np.clip(box - mean, -settings.tissue, settings.tissue) / 100
+        looks += [_window(box, settings.window), tissue, inside]
         if settings.pet and pet is None:
             looks.append(np.zeros_like(box))
         elif settings.pet:
             looks.append(np.clip(sample_box(pet, centre, settings.size, spacing, 0.0) / settings.suv_max, 0, 1))
     return np.stack(looks).astype(np.float16)
+
+
+_SOFT = (-150.0, 250.0)  # HU; air and bone inside a mask do not count towards the tumour's mean by more than this
 
 
 def _window(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
@@ -182,3 +187,11 @@ def _read_crops(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             return _as_table(kept["ids"].tolist(), list(kept["crops"])), failures
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{file}: is damaged ({error}); remove it, and the crops are made again") from None
+
+# %% ../nbs/63_volumes.ipynb #a956bcbb
+def pick_channels(
+    crops: pd.DataFrame,  # with a column `crop`
+    channels: Sequence[int],
+) -> pd.DataFrame:
+    "The same patients with these channels only, in this order."
+    return crops.assign(crop=[crop[list(channels)] for crop in crops["crop"]])

@@ -15,7 +15,7 @@ from nsclc_radiomics.volumes import CropSettings
 
 CORES = 2
 SIZE, CHANNELS = CropSettings().size, len(CropSettings().channels)
-HOW = Augmentation(noise=0.01, masks=())
+HOW = Augmentation(noise=0.01)
 
 
 def grainy(patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +31,7 @@ def grainy(patients: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(folds: list[tuple[np.ndarray, np.ndarray]], epochs: int) -> tuple[float, list[CNN3DClassifier]]:
     "Seconds to fit one network a fold, folds side by side, and the networks."
-    model = CNN3DClassifier(epochs=epochs, augmentation=HOW, device="cpu", widths=CNN3DClassifier().widths)
+    model = CNN3DClassifier(epochs=epochs, augmentation=HOW, masks=(), device="cpu")
     with Parallel(n_jobs=CORES) as workers:
         workers(delayed(_warm)(model) for _ in range(CORES))  # starting processes and importing torch is not training
         start = time.perf_counter()

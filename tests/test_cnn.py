@@ -27,14 +27,14 @@ from sklearn.utils.estimator_checks import (
     check_valid_tag_types,
 )
 
-from nsclc_radiomics.cnn import CNN3DClassifier, stack_volumes
+from nsclc_radiomics.cnn import CNN3DClassifier, _loss, stack_volumes
 from nsclc_radiomics.core import DataError, ModelError, OptionError, make_rng
 from nsclc_radiomics.evaluation import out_of_fold
-from nsclc_radiomics.network import Augmentation, augment_batch, build_network
+from nsclc_radiomics.network import Augmentation, augment_batch, build_network, mirror_batch
 
 torch = pytest.importorskip("torch", reason="the 3D-CNN needs PyTorch")
 
-QUICK = dict(widths=(8, 16), hidden=16, epochs=4, batch_size=16, learning_rate=4e-3, device="cpu")
+QUICK = dict(masks=(), widths=(8, 16), hidden=16, epochs=4, batch_size=16, learning_rate=4e-3, device="cpu")
 
 
 def volumes(n, size=8, seed=0, channels=1):
@@ -50,7 +50,7 @@ def volumes(n, size=8, seed=0, channels=1):
 def test_memorises_eight_patients():
     X = make_rng(1, "eight").random((8, 1, 8, 8, 8)).astype(np.float32)
     y = np.array([0, 1, 1, 0, 1, 0, 0, 1])
-    model = CNN3DClassifier(widths=(8, 16), hidden=16, dropout=0.0, epochs=60, learning_rate=5e-3, augmentation=None, device="cpu").fit(X, y)
+    model = CNN3DClassifier(masks=(), widths=(8, 16), hidden=16, dropout=0.0, epochs=60, learning_rate=5e-3, augmentation=None, device="cpu").fit(X, y)
     assert (model.predict(X) == y).all() and model.history_.loss.iloc[-1] < 0.1 < model.history_.loss.iloc[0]
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_saved_and_loaded(tmp_path):
     X, y = volumes(16)
-    model = CNN3DClassifier(**QUICK, augmentation=Augmentation(rotate=5, masks=()), validation=0.25).fit(X, np.where(y, "yes", "no"))
+    model = CNN3DClassifier(**QUICK, augmentation=Augmentation(rotate=5), validation=0.25).fit(X, np.where(y, "yes", "no"))
     model.save(tmp_path / "model")
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["best.safetensors", "history.csv", "last.safetensors", "model.json"]
     loaded = CNN3DClassifier.load(tmp_path / "model", device="cpu")
@@ -275,22 +275,25 @@ def test_prediction_refuses_volumes_of_another_shape():
 
 
 def test_balanced_weights_make_classes_count_the_same():
-    X = np.full((60, 1, 4, 4, 4), 0.5, np.float32)
-    y = (np.arange(60) < 12).astype(int)
-    common = dict(widths=(2,), hidden=4, epochs=60, learning_rate=0.02, dropout=0.0, augmentation=None, device="cpu", batch_size=60)
+    target = torch.as_tensor((np.arange(60) < 12).astype(np.float32))
     for weight, expected in (("balanced", 0.5), (None, 0.2)):
-        assert CNN3DClassifier(**common, class_weight=weight).fit(X, y).predict_proba(X)[0, 1] == pytest.approx(expected, abs=0.03)
+        slopes = []
+        for said in (expected - 0.05, expected, expected + 0.05):
+            logit = torch.logit(torch.tensor(said)).requires_grad_()  # of a network that says the same of everyone
+            loss = _loss(CNN3DClassifier(class_weight=weight), lambda batch, logit=logit: logit.expand(len(batch), 1), torch.zeros(60, 1), target, target)
+            slopes.append(torch.autograd.grad(loss, logit)[0].item())
+        assert slopes[0] < -1e-3 and abs(slopes[1]) < 1e-5 and slopes[2] > 1e-3
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 90), st.floats(0, 0.3))
 def test_augmentation_agrees_with_each_patient_taken_alone(seed, rotate, scale):
     batch = torch.as_tensor(volumes(3, size=7, channels=2, seed=seed % 97)[0])
-    how = Augmentation(rotate=rotate, scale=scale, contrast=0.2, smooth=0.4, flip=True, masks=(1,))
-    whole = augment_batch(batch, how, torch.Generator().manual_seed(seed))
+    how = Augmentation(rotate=rotate, scale=scale, contrast=0.2, smooth=0.4, flip=True)
+    whole = augment_batch(batch, how, torch.Generator().manual_seed(seed), masks=(1,))
     assert whole.shape == batch.shape and torch.isfinite(whole).all()
     assert whole[:, 1].min() >= batch[:, 1].min() - 1e-5 and whole[:, 1].max() <= batch[:, 1].max() + 1e-5
-    again = augment_batch(batch, how, torch.Generator().manual_seed(seed))
+    again = augment_batch(batch, how, torch.Generator().manual_seed(seed), masks=(1,))
     assert torch.equal(whole, again)
 
 
@@ -306,8 +309,64 @@ def test_a_quarter_turn_is_a_quarter_turn(monkeypatch):
 
 def test_a_pet_that_is_not_there_stays_zero():
     batch = torch.zeros(4, 1, 6, 6, 6)
-    out = augment_batch(batch, Augmentation(noise=0.1, contrast=0.5, masks=()), torch.Generator().manual_seed(0))
+    out = augment_batch(batch, Augmentation(noise=0.1, contrast=0.5), torch.Generator().manual_seed(0))
     assert not out.any()
+
+
+def test_channels_are_averaged_inside_the_mask_of_their_look():
+    network = build_network(6, 8, (4, 8), 8, 0.0, masks=(2, 5)).eval()
+    rng = make_rng(6, "pool")
+    values, inside = rng.random((3, 8, 4, 4, 4)).astype(np.float32), (rng.random((3, 2, 4, 4, 4)) < 0.3).astype(np.float32)
+    found = network.average(torch.as_tensor(values), torch.as_tensor(inside)).numpy()
+    for patient in range(3):
+        for channel in range(8):
+            weight = inside[patient, channel // 4] + 1e-3
+            assert found[patient, channel] == pytest.approx(np.average(values[patient, channel], weights=weight), rel=1e-4)
+
+
+def test_looks_do_not_mix_before_the_fully_connected_layers():
+    network = build_network(6, 8, (4, 8), 8, 0.0, masks=(2, 5)).eval()
+    volumes_ = torch.rand(1, 6, 8, 8, 8)
+    other = volumes_.clone()
+    other[:, 3:5] += 1
+    with torch.no_grad():
+        (a, b) = (network.blocks(v) for v in (volumes_, other))
+    assert torch.equal(a[:, :8], b[:, :8]) and not torch.equal(a[:, 8:], b[:, 8:])
+
+
+@pytest.mark.parametrize("channels, masks", [(6, (1, 2)), (5, (2, 4)), (3, (2, 5)), (6, (6,)), (6, (5, 2))])
+def test_masks_that_do_not_fit_the_channels_are_refused(channels, masks):
+    with pytest.raises(DataError, match="do not fit"):
+        build_network(channels, 8, (4, 8), 8, 0.0, masks)
+
+
+def test_mirroring_keeps_every_patient_whole():
+    batch = torch.rand(3, 2, 4, 4, 4)
+    seen = [mirror_batch(batch, torch.Generator().manual_seed(k)) for k in range(200)]
+    assert all(torch.equal(s.flatten(1).sort().values, batch.flatten(1).sort().values) for s in seen)
+    assert len({s[0, 0].numpy().tobytes() for s in seen}) == 16  # three mirrors and an exchange of axes
+
+
+def test_the_learning_rate_falls_along_a_cosine_or_stays(monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self))
+    X, y = volumes(8)
+    for schedule, expected in (("cosine", [4e-3, 3.414e-3, 2e-3, 0.586e-3]), ("constant", [4e-3] * 4)):
+        rates.clear()
+        CNN3DClassifier(**QUICK, schedule=schedule).fit(X, y)
+        assert rates == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_draw_of_the_augmentation_serves_for_some_epochs(monkeypatch):
+    from nsclc_radiomics import cnn
+
+    draws, redraw = [], cnn._redraw
+    monkeypatch.setattr(cnn, "_redraw", lambda model, volumes, times: draws.append(times) or redraw(model, volumes, times))
+    X, y = volumes(8)
+    CNN3DClassifier(**QUICK | {"epochs": 7}, augment_every=3).fit(X, y)
+    assert draws == [0, 1, 2]
+    CNN3DClassifier(**QUICK, augmentation=None).fit(X, y)
+    assert draws == [0, 1, 2]
 
 
 def test_network_has_the_papers_parts():

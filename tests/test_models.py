@@ -110,6 +110,16 @@ def test_hybrid_uses_all_three_and_keeps_the_patients_that_have_them():
         hybrid_table(X.assign(tmb=1.0), clinical_table(patients), score)
 
 
+def test_combined_needs_the_image_only():
+    X, y, _, score = cohort()
+    table = hybrid_table(X, None, score)
+    assert set(table) == {*X, NETWORK_SCORE}
+    model = make_model("combined").fit(table[:80], y[:80])
+    assert {NETWORK_SCORE, "texture"} <= set(selected_features(model))
+    together = roc_auc_score(y[80:], model.predict_proba(table[80:])[:, 1])
+    assert together > roc_auc_score(y[80:], score[80:]) - 0.05 and together > 0.7
+
+
 def test_what_cannot_be_used_is_named():
     X, *_ = cohort()
     for arguments in (("oracle",), ("svm", "magic")):
@@ -121,4 +131,4 @@ def test_what_cannot_be_used_is_named():
         complete_rows(X * np.nan)
     usable, without = complete_rows(X.assign(texture=X.texture.where(X.index != "P003")))
     assert without == ["P003"] and len(usable) == 119
-    assert set(COMPARATORS) == {"clinical", "hybrid"}
+    assert set(COMPARATORS) == {"combined", "clinical", "hybrid"}
