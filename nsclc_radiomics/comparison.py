@@ -52,20 +52,24 @@ def paired_delong(
     half = norm.ppf(0.975) * np.sqrt(variance)
     return {"auc_a": auc_a, "auc_b": auc_b, "difference": difference, "low": difference - half, "high": difference + half, "z": z, "p": p}
 
-# %% ../nbs/82_comparison.ipynb #91aae3e9
+# %% ../nbs/82_comparison.ipynb #e2a3ea2a
 def compare_models(
     predictions: pd.DataFrame,  # columns model, set, y, probability, and patient_id or an index of that name
     method: str = "holm",  # of statsmodels' multipletests
+    against: str | None = None,  # test every other model against this one; default: all pairs
 ) -> pd.DataFrame:
-    """Paired DeLong tests of all pairs of models within each set: one row a pair, with p and p corrected for the set's number of pairs.
+    """Paired DeLong tests of pairs of models within each set: one row a pair, with p and p corrected for the set's number of pairs.
 
-    DataError where two models were not asked about the same patients.
+    DataError where two models were not asked about the same patients, or `against` is not among them.
     """
     parts, predictions = [], predictions if "patient_id" in predictions else predictions.rename_axis("patient_id").reset_index()
     for name, rows in predictions.groupby("set", sort=False, observed=True):
         wide = _same_patients(rows, name)
         labels = rows.drop_duplicates("patient_id").set_index("patient_id").y.reindex(wide.index)
-        pairs = list(itertools.combinations(pd.unique(rows.model), 2))
+        models = pd.unique(rows.model)
+        if against is not None and against not in models:
+            raise DataError(f"{name}: there is no model {against!r} to compare with; there are {', '.join(map(str, models))}")
+        pairs = list(itertools.combinations(models, 2)) if against is None else [(m, against) for m in models if m != against]
         if not pairs:
             raise DataError(f"{name}: there is only one model, {rows.model.iloc[0]!r}; a comparison needs two")
         tests = pd.DataFrame([{"set": name, "model_a": a, "model_b": b} | paired_delong(labels, wide[a], wide[b]) for a, b in pairs])
@@ -124,7 +128,7 @@ def read_msk_mind() -> pd.DataFrame | None:
     out = table.rename(columns=names).set_index(table.PATIENT_ID.rename("patient_id"))
     return out.assign(y=out.BOR.isin(["CR", "PR"]).astype(int))[["y", *names.values()]]
 
-# %% ../nbs/82_comparison.ipynb #4e519bb9
+# %% ../nbs/82_comparison.ipynb #3ebe4a29
 def paired_by_fold(
     y: pd.Series,  # 0 or 1, indexed by patient_id
     a: pd.Series,  # cross-validated scores of the one model
@@ -140,7 +144,7 @@ def paired_by_fold(
         try:
             parts.append(paired_delong(y[here], a[here], b[here]))
         except DataError as error:
-            raise DataError(f"fold {k!r}: {error}; use fewer folds") from None
+            raise DataError(f"fold {k}: {error}; use fewer folds") from None
         weight.append(int(y[here].sum()) * int((1 - y[here]).sum()))
     table, share = pd.DataFrame(parts), np.array(weight) / sum(weight)
     auc_a, auc_b, difference = (float(share @ table[c]) for c in ("auc_a", "auc_b", "difference"))
@@ -149,7 +153,7 @@ def paired_by_fold(
     out = {"auc_a": auc_a, "auc_b": auc_b, "difference": difference, "low": difference - half, "high": difference + half}
     return out | {"z": float(z), "p": float(2 * norm.sf(abs(z)))}
 
-# %% ../nbs/82_comparison.ipynb #ca580ab6
+# %% ../nbs/82_comparison.ipynb #56be2b46
 def added_value(
     y: pd.Series,  # 0 or 1, indexed by patient_id
     markers: pd.DataFrame,  # numbers; empty where unknown
@@ -163,6 +167,8 @@ def added_value(
 
     Patients without a marker or score are set aside; the column n says how many are left.
     """
+    if not len(markers.columns):
+        raise DataError("there is no marker to add to: give at least one column of markers")
     data = pd.concat([markers, score.rename("score")], axis=1, sort=False).reindex(y.index)
     known = data.notna().all(axis=1)
     data, labels = data[known].astype(float), y[known]
@@ -258,13 +264,13 @@ def bands(
     names = [f"< {cuts[0]:g}", *(f"{a:g} to < {b:g}" for a, b in itertools.pairwise(cuts)), f">= {cuts[-1]:g}"]
     return pd.cut(values, [-np.inf, *cuts, np.inf], right=False, labels=names)
 
-# %% ../nbs/82_comparison.ipynb #cdc69106
+# %% ../nbs/82_comparison.ipynb #afe18dfa
 def plot_subgroups(
     table: pd.DataFrame,  # from `subgroup_table`
     title: str = "",
 ) -> Figure:
     "AUC and 95 % interval of each subgroup, with patients and responders; the line is the AUC of all."
-    fig, ax = plt.subplots(figsize=(6.2, 0.6 + 0.27 * len(table)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.6, 0.6 + 0.27 * len(table)), layout="constrained")
     at = np.arange(len(table))[::-1] - 0.4 * table.grouping.ne(table.grouping.shift()).cumsum().to_numpy()
     ax.axvline(0.5, color="0.7", lw=1, ls=":")
     ax.axvline(table.auc.iloc[0], color="0.7", lw=1)
@@ -273,7 +279,7 @@ def plot_subgroups(
     for height, row in zip(at, table.itertuples()):
         text = row.note or f"{row.auc:.2f} ({row.low:.2f} to {row.high:.2f})"
         ax.text(1.02, height, f"{row.positives}/{row.n}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
-        ax.text(1.18, height, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.text(1.24, height, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
     ax.set_yticks(at, [r.level if r.grouping == "all" else f"{r.grouping}: {r.level}" for r in table.itertuples()], fontsize=8)
     ax.set(xlabel="AUC (95 % interval)", xlim=(0, 1), title=title)
     ax.text(1.02, 1.0, "resp./n", transform=ax.transAxes, fontsize=7, va="bottom")

@@ -21,12 +21,13 @@ from sklearn.utils.metaestimators import available_if
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import DataError, LeakageError, OptionError, make_rng
+from .style import COLOURS, DASHES
 
 # %% auto #0
-__all__ = ['SETS', 'METRICS', 'LEAK_FIRST', 'COLOURS', 'DASHES', 'check_scores', 'check_labels', 'guard_disjoint', 'Watched',
-           'guard_steps', 'fit_predict', 'out_of_fold', 'youden_threshold', 'fold_thresholds', 'predict_sets',
-           'auc_interval', 'resampled_metrics', 'bootstrap_metrics', 'performance', 'score_interval', 'chance_p',
-           'performance_table', 'warn_if_too_good', 'plot_roc', 'plot_confusion']
+__all__ = ['SETS', 'METRICS', 'LEAK_FIRST', 'check_scores', 'check_labels', 'guard_disjoint', 'Watched', 'guard_steps',
+           'fit_predict', 'out_of_fold', 'youden_threshold', 'fold_thresholds', 'predict_sets', 'auc_interval',
+           'resampled_metrics', 'bootstrap_metrics', 'performance', 'score_interval', 'chance_p', 'performance_table',
+           'warn_if_too_good', 'plot_roc', 'plot_confusion']
 
 # %% ../nbs/80_evaluation.ipynb #ff92027e
 def check_scores(
@@ -150,7 +151,7 @@ def _fitted_steps(model: BaseEstimator, name: str = "") -> Iterator[tuple[str, B
             if isinstance(part, (list, tuple)) and len(part) >= 2 and isinstance(part[1], BaseEstimator):
                 yield from _fitted_steps(part[1], f"{name}.{part[0]}" if name else str(part[0]))
 
-# %% ../nbs/80_evaluation.ipynb #f7f8960b
+# %% ../nbs/80_evaluation.ipynb #5686e519
 def fit_predict(
     model: BaseEstimator,  # unfitted classifier
     X: pd.DataFrame | np.ndarray,  # training patients first axis
@@ -203,6 +204,13 @@ def out_of_fold(
     jobs: int | None = None,  # folds at once; None: as joblib's parallel_config says, else one
 ) -> tuple[pd.Series, list[BaseEstimator]]:
     "Each patient's probability of class 1 by the model of the other folds, and those models, in the order of the folds."
+    index, tasks = _fold_tasks(model, X, y, folds)
+    done = Parallel(n_jobs=jobs)(tasks)
+    return pd.concat([score for _, score in done]).reindex(index), [fitted for fitted, _ in done]
+
+
+def _fold_tasks(model: BaseEstimator, X: Any, y: Any, folds: Any) -> tuple[pd.Index, list[Any]]:
+    "The patients' index, and one fit for each fold, to be done in any order."
     labels, fold = check_labels(y), np.asarray(folds)
     _check_same_patients(X, y, folds)
     ids = _patients(X)
@@ -213,9 +221,8 @@ def out_of_fold(
     for k in names:
         guard_steps(model, X, index[fold == k])
     fit = delayed(_fit_score)
-    tasks = (fit(model, _rows(X, fold != k), _training_labels(labels, fold, k), _rows(X, fold == k), index[fold == k]) for k in names)
-    done = Parallel(n_jobs=jobs)(tasks)
-    return pd.concat([score for _, score in done]).reindex(index), [fitted for fitted, _ in done]
+    each = ((fold != k, fold == k, _training_labels(labels, fold, k)) for k in names)
+    return index, [fit(model, _rows(X, rest), known, _rows(X, asked), index[asked]) for rest, asked, known in each]
 
 
 def _training_labels(labels: np.ndarray, fold: np.ndarray, k: Any) -> np.ndarray:
@@ -263,7 +270,7 @@ def fold_thresholds(
         out[~others] = youden_threshold(y[others], probability[others])
     return out
 
-# %% ../nbs/80_evaluation.ipynb #663d0de8
+# %% ../nbs/80_evaluation.ipynb #22178a22
 SETS = ("cross-validated", "holdout", "external")
 
 
@@ -289,18 +296,21 @@ def predict_sets(
     if not folds.index.sort_values().equals(y_train.index.sort_values()):
         raise DataError("folds must name each training patient once, and nobody else: make them with patient_folds(y[split == 'train'])")
     folds = folds.reindex(y_train.index)
-    probability, models = out_of_fold(model, _rows(X, in_train), y_train, folds, jobs)
-    probability.index = y_train.index
-    parts = [_part("cross-validated", y_train, probability, fold_thresholds(y_train, probability, folds))]
-    if not in_train.all():
-        others = y.index[~in_train]
+    _, tasks = _fold_tasks(model, _rows(X, in_train), y_train, folds)
+    others = y.index[~in_train]
+    if len(others):  # the longest fit first, so that no core waits for it at the end
         guard_disjoint(y_train.index, others)
         guard_steps(model, X, others)
-        final, new = _fit_score(model, _rows(X, in_train), check_labels(y_train), _rows(X, ~in_train), others)
-        models = [*models, final]
-        cut = youden_threshold(y_train, probability)
+        tasks.insert(0, delayed(_fit_score)(model, _rows(X, in_train), check_labels(y_train), _rows(X, ~in_train), others))
+    done = Parallel(n_jobs=jobs)(tasks)
+    by_fold, final = (done[1:], done[:1]) if len(others) else (done, [])
+    probability = pd.concat([score for _, score in by_fold]).set_axis(np.concatenate([y_train.index[folds == k] for k in np.unique(folds)]))
+    probability = probability.reindex(y_train.index)
+    parts = [_part("cross-validated", y_train, probability, fold_thresholds(y_train, probability, folds))]
+    if len(others):
+        new, cut = final[0][1], youden_threshold(y_train, probability)
         parts += [_part(name, y[split == name], new[split[others] == name], cut) for name in SETS[1:] if (split == name).any()]
-    return pd.concat(parts), models
+    return pd.concat(parts), [fitted for fitted, _ in [*by_fold, *final]]
 
 
 def _part(name: str, y: pd.Series, probability: pd.Series, threshold: pd.Series | float) -> pd.DataFrame:
@@ -515,47 +525,51 @@ def warn_if_too_good(auc: float, evidence: str, what: str) -> None:
             stacklevel=3,
         )
 
-# %% ../nbs/80_evaluation.ipynb #4269cd38
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008, told apart by all
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")  # and in print without colour
-
-
+# %% ../nbs/80_evaluation.ipynb #440fc036
 def plot_roc(
     y: pd.Series,  # 0 or 1
     scores: Mapping[str, pd.Series],  # model -> probability, same patients
-    reported: Mapping[str, tuple[float, float]] | None = None,  # name -> (sensitivity, specificity), drawn as points
+    reported: Mapping[str, tuple[float, float]] | None = None,  # model -> (sensitivity, specificity) reported elsewhere
     title: str = "",
 ) -> Figure:
-    "ROC curves of several models on the same patients, with AUC and interval; operating points reported elsewhere as crosses."
-    fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
+    "ROC curves of several models on the same patients, with AUC and interval; reported operating points as crosses in their model's colour."
+    many = len(scores) + len(reported or {}) > 5  # then the legend would cover the curves
+    fig, ax = plt.subplots(figsize=(7.6, 5) if many else (5, 5), layout="constrained")
     ax.plot([0, 1], [0, 1], color="0.7", lw=1)
     for k, (name, score) in enumerate(scores.items()):
         auc, low, high = auc_interval(y, score)
         false_positive, true_positive, _ = roc_curve(y, score, drop_intermediate=False)
-        style = {"color": COLOURS[k % 7], "ls": DASHES[k % 7], "lw": 1.8}
+        style = {"color": COLOURS[k % 7], "ls": DASHES[(k + k // 7) % 7], "lw": 1.8}
         ax.plot(false_positive, true_positive, label=f"{name}: {auc:.2f} ({low:.2f} to {high:.2f})", **style)
-    for k, (name, (sensitivity, specificity)) in enumerate((reported or {}).items()):
-        ax.plot(1 - specificity, sensitivity, marker="x", ms=8, mew=2, ls="", color=COLOURS[k % 7], label=f"{name} (reported point)")
+    colours = {name: COLOURS[k % 7] for k, name in enumerate(scores)}
+    for name, (sensitivity, specificity) in (reported or {}).items():
+        style = {"color": colours.get(name, "0.4"), "marker": "x", "ms": 8, "mew": 2, "ls": ""}
+        ax.plot(1 - specificity, sensitivity, label=f"{name}: reported point", **style)
     ax.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title)
-    ax.legend(loc="lower right", fontsize=8, frameon=False, title="AUC (95 % interval)", title_fontsize=8)
+    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if many else {"loc": "lower right"}
+    ax.legend(**place, fontsize=8, frameon=False, title="AUC (95 % interval)", title_fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-# %% ../nbs/80_evaluation.ipynb #62a4d0b8
+# %% ../nbs/80_evaluation.ipynb #8fe935a5
 def plot_confusion(
     y: pd.Series,  # 0 or 1
     calls: Mapping[str, pd.Series],  # model -> called positive (bool), same patients
     classes: tuple[str, str] = ("non-responder", "responder"),
 ) -> Figure:
-    "Confusion matrices side by side: counts, and shares of the true class as shade."
-    fig, axes = plt.subplots(1, len(calls), figsize=(2.9 * len(calls), 3.2), layout="constrained", squeeze=False)
-    for k, (ax, (name, call)) in enumerate(zip(axes[0], calls.items())):
+    "Confusion matrices, up to four in a row: counts, and shares of the true class as shade."
+    wide = min(len(calls), 4)
+    rows = -(-len(calls) // wide)
+    fig, axes = plt.subplots(rows, wide, figsize=(2.5 * wide, 2.9 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(calls) :]:
+        ax.set_axis_off()
+    for k, (ax, (name, call)) in enumerate(zip(axes.flat, calls.items())):
         counts = confusion_matrix(np.asarray(y).astype(int), np.asarray(call).astype(int), labels=[0, 1])
         share = counts / counts.sum(1, keepdims=True)
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(counts):
             ax.text(j, i, f"{n}\n{share[i, j]:.0%}", ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
         ax.set(xticks=[0, 1], yticks=[0, 1], xticklabels=classes, xlabel="predicted", title=name)
-        ax.set_yticklabels(classes if k == 0 else [], rotation=90, va="center")
-        ax.set_ylabel("true" if k == 0 else "")
+        ax.set_yticklabels([] if k % wide else classes, rotation=90, va="center")
+        ax.set_ylabel("" if k % wide else "true")
     return fig

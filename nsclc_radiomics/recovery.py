@@ -24,8 +24,8 @@ from .core import OptionError, make_rng
 from .evaluation import COLOURS, DASHES, check_labels, guard_disjoint, out_of_fold
 
 # %% auto #0
-__all__ = ['recovered_share', 'separation', 'auc_by_patients', 'patients_needed', 'plot_learning', 'seed_spread',
-           'simulate_reports', 'plot_reports']
+__all__ = ['recovered_share', 'share_of_truth', 'separation', 'auc_by_patients', 'patients_needed', 'plot_learning',
+           'seed_spread', 'simulate_reports', 'plot_reports']
 
 # %% ../nbs/84_recovery.ipynb #80a748fd
 def recovered_share(
@@ -39,6 +39,21 @@ def recovered_share(
     out, room = rows.drop(columns=["metric"], errors="ignore").assign(bayes_auc=bayes), bayes - 0.5 if bayes > 0.5 else np.nan
     names = {"share": "value", "share_low": "low", "share_high": "high"}
     return out.assign(**{name: (out[column] - 0.5) / room for name, column in names.items()})
+
+# %% ../nbs/84_recovery.ipynb #60864da6
+def share_of_truth(
+    predictions: pd.DataFrame,  # one row a patient, model and set: columns y, probability, model, set; indexed by patient_id
+    signature: pd.Series,  # the true signature, high in responders, indexed by patient_id
+) -> pd.DataFrame:
+    "Per set and model: patients, auc, auc_of_truth (the signature's on the same patients), and share = (auc - 0.5) / (auc_of_truth - 0.5)."
+    if missing := sorted(set(predictions.index) - set(signature.index)):
+        raise OptionError(f"the signature of {len(missing)} predicted patients is not known: {', '.join(map(str, missing[:3]))}; give that of their cohort")
+    rows = []
+    for (which, model), part in predictions.groupby(["set", "model"], sort=False):
+        labels = check_labels(part.y)
+        auc, best = roc_auc_score(labels, part.probability), roc_auc_score(labels, signature[part.index])
+        rows.append((which, model, len(part), auc, best, (auc - 0.5) / (best - 0.5)))
+    return pd.DataFrame(rows, columns=["set", "model", "patients", "auc", "auc_of_truth", "share"])
 
 # %% ../nbs/84_recovery.ipynb #399b294c
 def separation(auc: float) -> float:

@@ -22,11 +22,12 @@ from scipy import stats
 
 from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, read_table
 from .core import DataError, OptionError, ResponseError, atomic_path
+from .style import COLOURS
 
 # %% auto #0
 __all__ = ['NON', 'INON', 'STATUSES', 'TOO_SMALL_MM', 'NODE_MM', 'MAX_TARGETS', 'MAX_AN_ORGAN', 'CRITERIA', 'SIX_MONTHS',
-           'OKABE_ITO', 'RESPONSE_COLOURS', 'Rules', 'overall_response', 'Best', 'best_overall_response', 'IRecist',
-           'visit_code', 'irecist', 'irecist_overall', 'responses', 'proportion', 'response_rates', 'durable_benefit',
+           'RESPONSE_COLOURS', 'Rules', 'overall_response', 'Best', 'best_overall_response', 'IRecist', 'visit_code',
+           'irecist', 'irecist_overall', 'responses', 'proportion', 'response_rates', 'durable_benefit',
            'select_targets', 'new_figure', 'plot_waterfall', 'plot_spider', 'plot_swimmer', 'read_lesions',
            'lesions_from_sdtm', 'reported_responses', 'respond_file']
 
@@ -925,8 +926,7 @@ def select_targets(
     )
 
 # %% ../nbs/70_response.ipynb #cd5a752f
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-RESPONSE_COLOURS = {"CR": "#009E73", "PR": "#0072B2", "SD": "#E69F00", NON: "#F0E442", "PD": "#D55E00", "NE": "#BBBBBB"}
+RESPONSE_COLOURS = {"CR": COLOURS[2], "PR": COLOURS[0], "SD": COLOURS[4], NON: "#F0E442", "PD": COLOURS[1], "NE": "#BBBBBB"}
 _HATCHES = {"CR": "///", "PR": "", "SD": "...", NON: "..", "PD": "xxx", "NE": ""}
 
 

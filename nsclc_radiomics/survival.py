@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .core import DataError, LeakageError, OptionError, ResponseError, make_rng
-from .response import OKABE_ITO, irecist, new_figure, visit_code
+from .response import irecist, new_figure, visit_code
+from .style import COLOURS
 
 # %% auto #0
 __all__ = ['CONF_TYPES', 'DAYS_PER_MONTH', 'Censoring', 'Outcome', 'pfs', 'derive_pfs', 'derive_os', 'derive_response_times',
@@ -390,7 +391,7 @@ def plot_kaplan_meier(
     ticks = np.arange(0, end + 1e-9, step)
     figure = new_figure(5.2, 3.3 + 0.2 * len(groups))
     ax, below = figure.subplots(2, 1, height_ratios=(12, 1 + len(groups)), sharex=True)
-    for (label, mine), colour, dash in zip(groups.items(), OKABE_ITO, _DASHES):
+    for (label, mine), colour, dash in zip(groups.items(), COLOURS, _DASHES):
         _draw_curve(ax, kaplan_meier(time[mine], event[mine]), scale, f"{label} (n = {mine.sum()})", colour, dash)
     _draw_risk(below, time / scale, groups, ticks)
     ax.set(ylim=(0, 1.02), xlim=(0, end), ylabel=ylabel, title=title)
@@ -425,7 +426,7 @@ def _draw_curve(ax: Any, curve: pd.DataFrame, scale: float, label: str, colour: 
 def _draw_risk(ax: Any, time: np.ndarray, groups: Mapping[Any, np.ndarray], ticks: np.ndarray) -> None:
     ax.set(ylim=(len(groups) - 0.5, -0.5), yticks=range(len(groups)))
     ax.set_yticklabels([str(label) for label in groups], fontsize=8)
-    for i, (mine, colour) in enumerate(zip(groups.values(), OKABE_ITO)):
+    for i, (mine, colour) in enumerate(zip(groups.values(), COLOURS)):
         ax.get_yticklabels()[i].set_color(colour)
         for t in ticks:
             ax.text(t, i, int((time[mine] >= t - 1e-9).sum()), ha="center", va="center", fontsize=8, clip_on=False)
@@ -696,7 +697,7 @@ def plot_forest(
         y,
         xerr=np.array([table["hr"] - table["low"], table["high"] - table["hr"]]),
         fmt="s",
-        color=OKABE_ITO[0],
+        color=COLOURS[0],
         ms=5,
         capsize=2,
         lw=1.2,

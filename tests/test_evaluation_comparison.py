@@ -78,6 +78,16 @@ def test_p_values_are_corrected_within_each_set(method):
         assert np.allclose(part.p_corrected, multipletests(part.p, method=method)[1])
 
 
+def test_all_against_one_corrects_for_those_tests_only():
+    table = predictions()
+    every, one = compare_models(table), compare_models(table, "bonferroni", against="b")
+    assert one.groupby("set").model_a.apply(list).to_dict() == {"external": ["a", "c"], "holdout": ["a", "c"]} and one.model_b.eq("b").all()
+    both = every[(every.model_a == "a") & (every.model_b == "b")]
+    assert np.allclose(one[one.model_a == "a"].p, both.p) and np.allclose(one.p_corrected, np.minimum(2 * one.p, 1))
+    with pytest.raises(DataError, match="no model 'd' to compare with; there are a, b, c"):
+        compare_models(table, against="d")
+
+
 def test_models_on_other_patients_are_not_compared():
     table = predictions()
     with pytest.raises(DataError, match="holdout: 'b' has no prediction for patient 'P0004'"):
@@ -129,6 +139,8 @@ def test_a_score_that_repeats_the_markers_adds_nothing_and_gaps_are_counted():
     something, benefit = added_value(y, X[["f1"]], X.f0, folds, resamples=200)
     assert something.p.iloc[3] < 1e-6 and something.low[2] > 0
     assert benefit.threshold.tolist() == [0.2, 0.3, 0.4, 0.5] and (benefit.low <= benefit.high).all()
+    with pytest.raises(DataError, match="no marker to add to"):
+        added_value(y, X[[]], X.f0, folds)
 
 
 def test_markers_are_judged_on_the_patients_who_have_them():

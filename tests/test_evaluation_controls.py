@@ -15,18 +15,21 @@ from sklearn.metrics import roc_auc_score
 from sklearn.naive_bayes import GaussianNB
 from test_evaluation import patients
 
-from nsclc_radiomics.cohort import patient_folds
+from nsclc_radiomics.cohort import load_cohort, patient_folds
 from nsclc_radiomics.controls import (
     cross_validated_auc,
+    evaluate,
     guard_procedure,
     honest_auc,
     leaky_auc,
     require_controls,
     run_controls,
+    shuffle_cohort,
     shuffle_inside,
     shuffled_labels,
 )
 from nsclc_radiomics.core import (
+    CohortError,
     DataError,
     GeometryError,
     LeakageError,
@@ -35,6 +38,7 @@ from nsclc_radiomics.core import (
     Volume,
     make_rng,
 )
+from nsclc_radiomics.features import extract_cohort
 from nsclc_radiomics.models import VOLUME_FEATURE
 from nsclc_radiomics.recovery import (
     auc_by_patients,
@@ -71,6 +75,42 @@ def test_shuffling_names_the_patient_it_cannot_do_and_leaves_the_image_alone():
         shuffle_inside(image, Volume(np.ones((3, 4, 6), bool)), 1, "P1")
     with pytest.raises(GeometryError, match="P1: .*origin"):
         shuffle_inside(image, Volume(np.ones((3, 4, 5), bool), origin=(3, 0, 0)), 1, "P1")
+
+
+def test_a_shuffled_cohort_keeps_size_shape_and_histogram_and_loses_its_texture(cohort, tmp_path):
+    before = load_cohort(cohort)
+    after = shuffle_cohort(before, tmp_path / "shuffled", ["P3", "P1"], seed=4)
+    assert after.ids == ["P1", "P3"] and after.patients.response.tolist() == ["PR", "SD"] and not after.patients.has_pet.any()
+    again = shuffle_cohort(before, tmp_path / "again", ["P1"], seed=4)
+    assert np.array_equal(again.image("P1").array, after.image("P1").array)
+    tables = [extract_cohort(c, tmp_path / f"{k}.parquet", "original", 1, cache=tmp_path / "cache", progress=False) for k, c in enumerate((before, after))]
+    old, new = tables[0].loc[after.ids], tables[1]
+    kept = [c for c in old if "_shape_" in c or c.endswith(("firstorder_Mean", "firstorder_Entropy"))]
+    assert np.allclose(old[kept], new[kept]) and not np.allclose(old.original_glcm_Correlation, new.original_glcm_Correlation, rtol=1e-3)
+
+
+def test_a_cohort_is_not_shuffled_for_strangers_or_over_another(cohort, tmp_path):
+    before = load_cohort(cohort)
+    with pytest.raises(CohortError, match="no patient 'P9' to shuffle"):
+        shuffle_cohort(before, tmp_path / "a", ["P1", "P9"])
+    with pytest.raises(CohortError, match="nobody to shuffle"):
+        shuffle_cohort(before, tmp_path / "a", [])
+    with pytest.raises(OptionError, match="not an empty folder"):
+        shuffle_cohort(before, cohort)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_evaluation_comes_with_its_controls_and_stops_where_one_fails():
+    X, y = patients(120)
+    split = pd.Series(np.where(np.arange(120) < 80, "train", "external"), index=y.index)
+    options = {"volume": None, "repeats": 3, "resamples": 50, "evidence": "simulated"}
+    found = evaluate(GaussianNB(), X, y, split, name="Bayes", **options)
+    assert found.predictions.model.eq("Bayes").all() and set(found.performance.set) == {"cross-validated", "external"}
+    assert found.controls.set_index("control").auc["model"] == pytest.approx(found.performance.query("metric == 'auc'").value.iloc[0])
+    leak = {"null world": (y, X.f0)}
+    with pytest.raises(LeakageError, match="null world has AUC"):
+        evaluate(GaussianNB(), X, y, split, extra=leak, **options)
+    assert evaluate(GaussianNB(), X, y, split, extra=leak, strict=False, **options).controls.holds.eq(False).sum() == 1
 
 
 def test_shuffled_labels_keep_their_number_and_come_in_the_same_orders_each_time():
