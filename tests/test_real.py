@@ -1,0 +1,96 @@
+"""Public sources: found, downloaded, checked; and what they are known to give."""
+
+import hashlib
+import http.server
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+
+from nsclc_radiomics import real
+from nsclc_radiomics.core import DataError
+from nsclc_radiomics.evaluation import auc_interval
+from nsclc_radiomics.outcomes import cohort_outcomes
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    "A source of one file on a server of this machine, nothing else within reach."
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/a b.csv").write_text("x\n1\n")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "web"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = hashlib.sha256((tmp_path / "web/a b.csv").read_bytes()).hexdigest()
+    facts = {"folder": "toy", "licence": "free", "url": f"http://127.0.0.1:{server.server_port}/", "files": {"sub/a.csv": {"path": "a%20b.csv", "sha256": digest}}}
+    monkeypatch.setattr(real, "_catalogue", lambda: {"toy": facts})
+    monkeypatch.setenv("NSCLC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "absent"))
+    yield facts
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_source_is_downloaded_once(served, tmp_path):
+    with pytest.raises(DataError, match="not on this machine"):
+        real.real_folder("toy")
+    folder = real.real_folder("toy", download=True)
+    assert (folder / "sub/a.csv").read_text() == "x\n1\n"
+    (tmp_path / "web/a b.csv").unlink()
+    assert real.real_folder("toy") == folder
+
+
+def test_another_content_is_refused(served, tmp_path):
+    (tmp_path / "web/a b.csv").write_text("x\n2\n")
+    with pytest.raises(DataError, match="could not be had"):
+        real.real_folder("toy", download=True)
+    assert not list((tmp_path / "cache").rglob("a.csv"))
+
+
+def test_no_such_page_says_how_to_get_it(served, tmp_path):
+    (tmp_path / "web/a b.csv").unlink()
+    with pytest.raises(DataError, match="Set NSCLC_REFERENCE"):
+        real.real_folder("toy", download=True)
+
+
+def test_every_file_of_the_catalogue_has_its_checksum(reference):
+    for facts in real._catalogue().values():
+        for name, entry in list(facts["files"].items())[:12]:
+            assert hashlib.sha256((reference / facts["folder"] / name).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_published_scores_give_the_published_auc(reference):
+    features, facts = real.read_two_hospitals(reference / "lung1")
+    for centre, n, auc in (("Lung1", 211, 0.702), ("Radboud", 104, 0.698)):
+        part = facts[facts.centre == centre]
+        assert len(part) == n and round(auc_interval(part.y, part.network)[0], 3) == auc
+    assert features.shape[1] > 900 and np.isfinite(features.to_numpy()).all() and features.index.is_unique
+    assert not [c for c in features if "surv" in c or "logit" in c]
+
+
+def test_immunotherapy_patients(reference, tmp_path):
+    cohort = real.icb_cohort(reference / "msk_mind", tmp_path / "icb")
+    outcomes = cohort_outcomes(cohort)
+    assert len(cohort.ids) == 246 and int(outcomes.label.sum()) == 61
+    known = outcomes.label.notna() & cohort.patients.set_index("patient_id").pdl1_tps.notna()
+    pdl1 = cohort.patients.set_index("patient_id").pdl1_tps[known]
+    assert round(auc_interval(outcomes.label[known].astype(int), pdl1)[0], 3) == 0.738
+    assert real.icb_cohort(reference / "msk_mind", tmp_path / "icb").ids == cohort.ids  # read again, not made again
+
+
+def test_a_few_real_cts(reference, tmp_path):
+    cohort = real.ct_cohort(reference / "owkin/x_train", tmp_path / "ct", patients=3)
+    assert cohort.patients.centre.value_counts().max() <= 3 and cohort.patients.centre.nunique() == 2
+    scores = real.one_click_scores(cohort)
+    assert scores.index.tolist() == cohort.ids and scores.dice.between(0, 1).all()
+    shuffled = real.shuffled_features(cohort, "paper")
+    from nsclc_radiomics.features import extract_cohort
+
+    plain = extract_cohort(cohort, tmp_path / "f.parquet", settings="paper", jobs=1, progress=False)
+    same = [c for c in plain if "_shape_" in c]
+    assert np.allclose(plain[same], shuffled[same]) and not np.allclose(plain["original_glcm_Correlation"], shuffled["original_glcm_Correlation"])

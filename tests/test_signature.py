@@ -1,0 +1,172 @@
+"""Train and predict as a user does: the command line, one patient in each form, damaged and foreign files, and who may influence what."""
+
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nsclc_radiomics.cli import main
+from nsclc_radiomics.cohort import load_cohort
+from nsclc_radiomics.core import Run, make_rng, read_json, write_json
+from nsclc_radiomics.image import write_dicom
+from nsclc_radiomics.mask import read_mask
+from nsclc_radiomics.prediction import predict_cohort
+from nsclc_radiomics.segmentation import centre_point
+from nsclc_radiomics.signature import candidate_models, load_signature, nested_probabilities, read_model, refit_probabilities, train_signature
+from nsclc_radiomics.simulate import simulate_cohort
+
+OPTIONS = ["--params", "paper", "--refits", "3", "--folds", "3", "--jobs", "1"]
+
+
+@pytest.fixture(scope="session")
+def patients(tmp_path_factory):
+    return simulate_cohort(tmp_path_factory.mktemp("signature") / "cohort", patients=36, external=5, seed=4, jobs=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def trained(patients):
+    run = patients.with_name("run")
+    assert main(["train", str(patients), "-o", str(run), *OPTIONS]) == 0
+    return run
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_cohort_is_predicted(trained, patients, tmp_path, capsys):
+    out = tmp_path / "predictions.csv"
+    assert main(["predict", str(trained), str(patients), "-o", str(out)]) == 0
+    found = pd.read_csv(out)
+    assert found.patient_id.tolist() == load_cohort(patients).ids
+    assert found[["low", "probability", "high"]].apply(lambda r: 0 <= r.low <= r.probability <= r.high <= 1, axis=1).all()
+    assert set(found.group) <= {"low risk", "high risk"} and ((found.probability >= found.cut) == (found.group == "low risk")).all()
+    assert not out.with_suffix(".html").exists()  # a page for a case, not for a cohort
+    assert "research use only" in capsys.readouterr().out
+
+
+def test_only_training_patients_of_the_split_are_known(trained, patients):
+    signature, cohort = load_signature(trained), load_cohort(patients)
+    train = set(cohort.patients.patient_id[cohort.patients.split == "train"])
+    assert set(signature.training.index) <= train
+    found, _ = predict_cohort(signature, cohort)
+    assert found.index[found.trained_on].tolist() == signature.training.index.tolist()
+
+
+def test_other_splits_change_nothing(patients, trained, tmp_path):
+    other = shutil.copytree(patients, tmp_path / "other")
+    table = pd.read_csv(other / "patients.csv", dtype=str, keep_default_na=False)
+    table.loc[table.split != "train", "age"] = "20"
+    table.to_csv(other / "patients.csv", index=False)
+    train_signature(load_cohort(other), Run(tmp_path / "run"), settings="paper", refits=3, n_splits=3, jobs=1, progress=False)
+    assert read_json(tmp_path / "run/signature/signature.json") == read_json(trained / "signature/signature.json")
+
+
+def test_processes_change_nothing(patients, trained, tmp_path):
+    train_signature(load_cohort(patients), Run(tmp_path / "run"), settings="paper", refits=3, n_splits=3, jobs=2, progress=False)
+    one, other = load_signature(trained), load_signature(tmp_path / "run")
+    assert one.facts == other.facts
+    X, winner = one.training[one.columns], one.facts["model"]
+    assert np.array_equal(refit_probabilities(one.models[winner], one.refits, X), refit_probabilities(other.models[winner], other.refits, X))
+
+
+@pytest.mark.parametrize("kind", ["mask", "point", "dicom with mask", "dicom with point"])
+def test_one_patient_in_each_form(kind, trained, patients, tmp_path):
+    cohort = load_cohort(patients)
+    who = cohort.ids[0]
+    image, mask = cohort.image(who), read_mask(cohort.mask_path(who))
+    case = cohort.image_path(who)
+    if kind.startswith("dicom"):
+        case = tmp_path / "scan"
+        write_dicom(image, case, "CT")
+    where = ["--mask", str(cohort.mask_path(who))] if kind.endswith("mask") else ["--point", *map(str, centre_point(mask))]
+    clinical = tmp_path / "clinical.csv"
+    clinical.write_text("age,sex,smoking\n61,F,never\n")
+    started = time.monotonic()
+    assert main(["predict", str(trained), str(case), "-o", str(tmp_path / "p.csv"), *where, "--clinical", str(clinical)]) == 0
+    assert time.monotonic() - started < 30
+    found = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
+    assert len(found) == 1 and 0 < float(found.probability[0]) < 1
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "Research use only" in page and "simulated" in page and page.count("<script") == 0
+
+
+def test_a_phantom_is_called_strange(trained, tmp_path):
+    from nsclc_radiomics.core import Volume, write_volume
+
+    z, y, x = np.ogrid[-40:41, -40:41, -40:41]
+    inside = z**2 + y**2 + x**2 < 34**2
+    image = np.where(inside, 900, 100) + make_rng(0, "phantom").integers(0, 400, inside.shape)
+    write_volume(Volume(image.astype(np.int16), unit="HU"), tmp_path / "phantom.nii.gz")
+    write_volume(Volume(inside), tmp_path / "mask.nii.gz")
+    assert main(["predict", str(trained), str(tmp_path / "phantom.nii.gz"), "--mask", str(tmp_path / "mask.nii.gz"), "-o", str(tmp_path / "p.csv")]) == 0
+    warning = pd.read_csv(tmp_path / "p.csv").warning[0]
+    assert "times as far" in warning and "HU" in warning
+    assert "Unlike the training patients" in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def test_a_bad_patient_does_not_stop_the_others(trained, patients, tmp_path, capsys):
+    other = shutil.copytree(patients, tmp_path / "other")
+    cohort = load_cohort(other)
+    bad = cohort.ids[1]
+    cohort.image_path(bad).write_bytes(b"no image")
+    assert main(["predict", str(trained), str(other), "-o", str(tmp_path / "p.csv")]) == 2
+    found = pd.read_csv(tmp_path / "p.csv", keep_default_na=False).set_index("patient_id")
+    assert found.error[bad] and (found.error.drop(bad) == "").all() and found.probability.drop(bad).ne("").all()
+    assert bad in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda s: (s / "signature.json").unlink(), "no signature there"),
+    (lambda s: (s / "signature.json").write_text("{"), "JSON"),
+    (lambda s: write_json(s / "signature.json", read_json(s / "signature.json") | {"format": "other"}), "format"),
+    (lambda s: (s / "models/volume.skops").write_bytes(b"PK\x03\x04 cut"), "volume.skops"),
+    (lambda s: (s / "training.parquet").write_bytes(b"PAR1"), "cannot be read"),
+])  # fmt: skip
+def test_damaged_signatures_are_refused(spoil, said, copy, patients, tmp_path, capsys):
+    spoil(copy / "signature")
+    assert main(["predict", str(copy), str(patients), "-o", str(tmp_path / "p.csv")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "p.csv").exists()
+
+
+def test_code_in_a_model_is_not_run(copy, tmp_path):
+    import skops.io
+    from sklearn.preprocessing import FunctionTransformer
+
+    mark = tmp_path / "was_run"
+    file = copy / "signature/models/volume.skops"
+    skops.io.dump(FunctionTransformer(np.savetxt, kw_args={"fname": str(mark)}), file)
+    with pytest.raises(Exception, match="wants to build"):
+        read_model(file)
+    assert not mark.exists()
+
+
+def test_labels_by_lot_give_nothing():
+    rng = make_rng(5, "lot")
+    X = pd.DataFrame(rng.normal(size=(150, 40)), columns=["original_shape_MeshVolume", *(f"original_glcm_F{k}" for k in range(39))])
+    X.index = [f"p{i}" for i in range(150)]
+    from sklearn.metrics import roc_auc_score
+
+    aucs = []
+    for k in range(4):
+        y = pd.Series(rng.permutation(np.repeat([0, 1], 75)), X.index)
+        models = {name: m for name, m in candidate_models(X, []).items() if name != "forest"}
+        aucs.append(roc_auc_score(y, nested_probabilities(X, y, models).probability))
+    assert abs(np.mean(aucs) - 0.5) < 0.12
+
+
+def test_a_network_shows_where_it_looked(patients, tmp_path):
+    cohort = load_cohort(patients)
+    facts = train_signature(
+        cohort, Run(tmp_path / "run"), settings="paper", model="volume", network=True, epochs=1, refits=2, n_splits=2, jobs=1, progress=False
+    )
+    assert 0 <= facts["network"]["auc"][0] <= 1
+    assert (tmp_path / "run/signature/network/last.safetensors").is_file()
+    who = cohort.ids[0]
+    assert main(["predict", str(tmp_path / "run"), str(cohort.image_path(who)), "--mask", str(cohort.mask_path(who)), "-o", str(tmp_path / "p.csv")]) == 0
+    assert 0 < pd.read_csv(tmp_path / "p.csv").probability_3d_cnn[0] < 1
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "Where the network looked" in page and 'alt="CT and Grad-CAM' in page
