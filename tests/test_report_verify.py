@@ -1,0 +1,70 @@
+"""Two runs compared: byte for byte on one machine, within stated tolerances between machines."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsclc_radiomics.core import Run, read_json
+from nsclc_radiomics.report import TOLERANCES, _same_text, compare_runs, note_inputs, save_figure, save_table, write_provenance
+
+
+def make(folder, auc: float = 0.81, count: int = 13, shown: str = "0.81 (0.75 to 0.87)") -> Run:
+    run = Run(folder)
+    note_inputs(run, {"profile": "smoke", "seed": 1, "cohort": ""}, {"cohort": "abc"})
+    run.record({"holdout.random_forest.auc": {"value": auc, "evidence": "simulated"}})
+    save_table(run, "counts", pd.DataFrame({"centre": ["A"], "patients": [count], "AUC": [shown]}), "simulated", "Patients <by> centre.")
+    fig, ax = plt.subplots(figsize=(1, 1))
+    ax.plot([0, 1])
+    save_figure(run, "line", fig, pd.DataFrame({"x": [auc]}), "simulated", "A line.", inputs={"ct": "def"})
+    return run
+
+
+def test_equal_runs_agree_and_any_change_is_named(tmp_path):
+    a = make(tmp_path / "a")
+    assert compare_runs(a, make(tmp_path / "b")) == []
+    found = compare_runs(a, make(tmp_path / "c", auc=0.8100001, count=14))
+    assert {d.split(":")[0] for d in found} == {"numbers.json", "tables/counts.csv", "figures/line.csv"}
+    (a.path / "tables/extra.csv").write_text("x\n1\n")
+    assert [d for d in compare_runs(a, make(tmp_path / "d")) if "only in" in d]
+
+
+def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
+    a = make(tmp_path / "a")
+    near, far = make(tmp_path / "b", auc=0.81 * (1 + 1e-9), shown="0.81 (0.75 to 0.88)"), make(tmp_path / "c", auc=0.811)
+    assert compare_runs(a, near) != [] and compare_runs(a, near, tolerance=None) == []
+    assert len(compare_runs(a, far, tolerance=None)) == 2
+    assert compare_runs(a, make(tmp_path / "d", count=14), tolerance=None) != []
+
+
+def test_every_picture_and_table_says_what_it_is_made_from(tmp_path):
+    run = make(tmp_path / "a")
+    origin = read_json(run.path / "figures/line.json")
+    assert origin["inputs"] == {"cohort": "abc", "ct": "def"} and origin["parameters"]["seed"] == 1 and origin["alt"] == "A line."
+    shown = save_table(run, "more", pd.DataFrame({"a": ["<b>"]}), "real", "x < y")._repr_html_()
+    assert "&lt;b&gt;" in shown and "x &lt; y" in shown and '<a href="../tables/more.json">' in shown and "Evidence: real." in shown
+
+
+def test_provenance_names_what_the_results_rest_on(tmp_path):
+    run = make(tmp_path / "a")
+    write_provenance(run, {"10_introduction": "123"})
+    found = read_json(run.path / "provenance.json")
+    assert {"torch", "monai", "numpy", "scikit-learn", "pyradiomics", "SimpleITK"} <= found["packages"].keys()
+    assert found["seeds"] == {"seed": 1} and found["inputs"] == {"cohort": "abc"} and len(found["code"]["sha256"]) == 64
+    assert {"tables/counts.csv", "figures/line.csv", "numbers.json"} <= found["results"].keys()
+    assert {"python", "system", "processor", "cores"} <= found["machine"].keys()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-1e6, 1e6), st.sampled_from([0.0, 1e-9, 1e-3]))
+def test_text_of_numbers_agrees_as_the_numbers_do(value, shift):
+    one, other = f"{value:.10g}", f"{value * (1 + shift):.10g}"
+    relative, absolute = TOLERANCES["other"]
+    close = abs(float(one) - float(other)) <= absolute + relative * abs(float(other))
+    assert _same_text(one, other, relative, absolute) is (close or one == other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("true", "false"), ("A 1.0", "A 1.2"), ("1", "2"), ("", "1")])
+def test_other_words_and_counts_are_never_the_same(one, other):
+    assert not _same_text(one, other, *TOLERANCES["other"])
