@@ -332,7 +332,7 @@ def _predict(args: argparse.Namespace) -> int:
     print(f"{args.out}: {len(known)} of {len(found)} patients predicted, {unlike} with a warning; research use only")
     return 2 if len(known) < len(found) else 0
 
-# %% ../nbs/98_cli.ipynb #b430185d
+# %% ../nbs/98_cli.ipynb #e8f63491
 def _add_paper_commands(commands: Commands) -> None:
     paper = _command(commands, "paper", _paper, "execute the paper's notebooks into a run folder")
     paper.add_argument("--run", dest="folder", default="runs/full", metavar="RUN", help="default runs/full")
@@ -341,6 +341,7 @@ def _add_paper_commands(commands: Commands) -> None:
     paper.add_argument("--seed", type=int, default=1)
     paper.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="e.g. 40_performance")
     paper.add_argument("--fresh", action="store_true", help="empty the run folder first")
+    paper.add_argument("--at-once", type=int, default=2, metavar="N", help="notebooks side by side, where neither needs the other (default 2)")
 
     verify = _command(commands, "verify", _verify, "do two runs agree in numbers, tables and figures' data?")
     verify.add_argument("a", metavar="RUN_A")
@@ -360,7 +361,7 @@ def _add_paper_commands(commands: Commands) -> None:
 def _paper(args: argparse.Namespace) -> None:
     from nsclc_radiomics.paper import run_paper
 
-    run_paper(args.folder, args.cohort, args.profile, args.seed, args.only, args.fresh, say=lambda line: print(line, flush=True))
+    run_paper(args.folder, args.cohort, args.profile, args.seed, args.only, args.fresh, args.at_once, say=lambda line: print(line, flush=True))
 
 
 def _verify(args: argparse.Namespace) -> int:

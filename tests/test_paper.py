@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import nbformat
 import pandas as pd
 import pytest
 from conftest import ROOT
 
-from nsclc_radiomics.core import EVIDENCE, Run, read_json
-from nsclc_radiomics.paper import normalise_notebook, paper_notebooks, run_paper
+from nsclc_radiomics import paper
+from nsclc_radiomics.core import EVIDENCE, Run, RunError, read_json
+from nsclc_radiomics.paper import needed_by, normalise_notebook, paper_notebooks, run_paper
 from nsclc_radiomics.report import compare_runs
 
 NAMES = [p.stem for p in paper_notebooks()]
@@ -24,10 +27,15 @@ def smoke(tmp_path_factory) -> tuple[Run, list[str]]:
     return run_paper(tmp_path_factory.mktemp("runs") / "smoke", profile="smoke", say=said.append), said
 
 
-def test_all_ten_notebooks_run_in_order_and_say_so(smoke):
+def test_all_ten_notebooks_run_after_what_they_need_and_say_so(smoke):
     run, said = smoke
-    assert [line.split("] ")[1].split(":")[0] for line in said if "running" in line] == NAMES
-    assert len(NAMES) == 10
+    steps = [(name, step) for line in said if "] " in line for name, step in [line.split("] ")[1].split(": ", 1)]]
+    starts = [name for name, step in steps if step.startswith("running")]
+    assert sorted(starts) == NAMES and len(NAMES) == 10
+    over = {name: k for k, (name, step) in enumerate(steps) if step.endswith(" s") and "(" not in step}
+    for name in NAMES:
+        began = next(k for k, (other, step) in enumerate(steps) if other == name and step.startswith("running"))
+        assert all(over[other] < began for other in needed_by(name, NAMES))
     for name in NAMES:
         cells = read_json(run.path / "notebooks" / f"{name}.ipynb")["cells"]
         assert not any(o["output_type"] == "error" for c in cells if c["cell_type"] == "code" for o in c["outputs"])
@@ -70,13 +78,46 @@ def test_a_second_run_does_nothing_again(smoke):
     assert sum("unchanged" in line for line in said) == 10 and not any("running" in line for line in said)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_notebook_reads_from_another_is_made_before(name):
+    text = "\n".join("".join(c["source"]) for c in read_json(ROOT / "nbs/paper" / f"{name}.ipynb")["cells"])
+    read = set(re.findall(r"need\([^()]*\"(\d\d_\w+)\"\)", text))
+    assert read <= needed_by(name, NAMES), f"{name} reads what {read - needed_by(name, NAMES)} leave: name them in AFTER"
+
+
+@pytest.fixture
+def two_notebooks(tmp_path, monkeypatch):
+    "A paper of a notebook that fails at once, one beside it that takes a second, and one after both."
+    cells = {"10_bad": "raise ValueError('no such thing')", "20_slow": "import time; time.sleep(1)", "90_last": "1"}
+    for name, source in cells.items():
+        parameters = nbformat.v4.new_code_cell("run, cohort, profile, seed = '', '', '', 0", metadata={"tags": ["parameters"]})
+        nbformat.write(nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
+    monkeypatch.setattr(paper, "paper_notebooks", lambda: [tmp_path / f"{name}.ipynb" for name in cells])
+    monkeypatch.setattr(paper, "AFTER", {"10_bad": (), "20_slow": ()})
+    return tmp_path / "run"
+
+
+def test_where_one_fails_the_other_ends_and_nothing_more_starts(two_notebooks):
+    said: list[str] = []
+    with pytest.raises(RunError, match="10_bad.ipynb, cell 3: ValueError: no such thing"):
+        run_paper(two_notebooks, profile="smoke", say=said.append)
+    assert {p.name for p in (two_notebooks / "notebooks").glob("*.ipynb")} == {"10_bad.failed.ipynb", "20_slow.ipynb"}
+    assert not any("90_last" in line for line in said)
+    again: list[str] = []
+    with pytest.raises(RunError, match="no such thing"):
+        run_paper(two_notebooks, profile="smoke", say=again.append)
+    assert any("20_slow: unchanged" in line for line in again)
+
+
 def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
-    "Killed in the middle of the third notebook: the first two are kept, and the end is as if nothing had happened."
+    "Killed in the middle of the third notebook: what was done is kept, and the end is as if nothing had happened."
     run = Run(tmp_path / "killed")
     call = f"from nsclc_radiomics.paper import run_paper; run_paper({str(run.path)!r}, profile='smoke')"
     process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    done = set()
     for line in process.stdout:
-        if line.startswith("[3/10]") and "running" in line:
+        done |= {line[:6]} if line.rstrip().endswith(" s") and "(" not in line else set()
+        if {"[1/10]", "[2/10]"} <= done:
             break
     time.sleep(1)
     os.killpg(process.pid, signal.SIGKILL)
