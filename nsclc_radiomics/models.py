@@ -29,7 +29,7 @@ from .selection import CorrelationFilter, LassoSelector, LeakGuard, RobustnessFi
 __all__ = ['MODELS', 'COMPARATORS', 'REDUCTIONS', 'VOLUME_FEATURE', 'NETWORK_SCORE', 'CLINICAL_NUMBERS', 'CLINICAL_WORDS',
            'make_model', 'complete_rows', 'selected_features', 'tuned_parameters', 'clinical_table', 'hybrid_table']
 
-# %% ../nbs/60_models.ipynb #fbb00393
+# %% ../nbs/60_models.ipynb #1f855e4d
 MODELS = {
     "logistic_regression": "Logistic Regression",
     "random_forest": "Random Forest",
@@ -37,7 +37,7 @@ MODELS = {
     "volume": "Volume alone",
 }
 COMPARATORS = {"combined": "Radiomics and network", "clinical": "Clinical", "hybrid": "Hybrid"}  # these need columns beside the radiomic features
-REDUCTIONS = ("lasso", "pca")
+REDUCTIONS = {"lasso": "LASSO", "pca": "PCA", "none": "none"}
 VOLUME_FEATURE = "original_shape_MeshVolume"
 NETWORK_SCORE = "network_score"
 CLINICAL_NUMBERS = ("pdl1_tps", "tmb", "ecog", "age", "albumin", "dnlr", "line_of_therapy")
@@ -76,7 +76,7 @@ def make_model(
 
 def _radiomic_steps(reduce: str, seed: int, reliability: pd.Series | None) -> list[tuple[str, BaseEstimator]]:
     robust = [] if reliability is None else [("robustness", RobustnessFilter(reliability))]
-    reduction = LassoSelector(random_state=seed) if reduce == "lasso" else PCA(n_components=0.9, random_state=seed)
+    reduction = {"lasso": LassoSelector(random_state=seed), "pca": PCA(n_components=0.9, random_state=seed), "none": "passthrough"}[reduce]
     filters = [("guard", LeakGuard()), ("variance", VarianceFilter()), *robust, ("redundancy", CorrelationFilter(0.95))]
     return [*filters, ("scale", StandardScaler()), ("reduce", reduction)]
 
