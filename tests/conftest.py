@@ -66,16 +66,23 @@ def command():
     return run
 
 
-@pytest.fixture(scope="session")
-def refused(command):
-    "Run a command that must fail as design says: status 2, a short error on stderr that holds each given text, no traceback."
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    "Give the command a line that must fail as design says: status 2, a short error on stderr that holds each given text, no exception."
+    from nsclc_radiomics.cli import main
+
+    monkeypatch.chdir(ROOT)
 
     def run(*arguments, says: tuple[str, ...]) -> str:
-        done = command(*arguments)
-        assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
+        try:
+            status = main([*map(str, arguments)])
+        except SystemExit as stop:  # of the parser
+            status = stop.code
+        error = capsys.readouterr().err
+        assert status == 2, (status, error)
+        assert "Traceback" not in error
         for text in says:
-            assert text in done.stderr, done.stderr
-        return done.stderr
+            assert text in error, error
+        return error
 
     return run
