@@ -44,7 +44,7 @@ def module_of(notebook: Path) -> str:
         raise RunError(f"{notebook}: exports no module; a library notebook needs a cell `#| default_exp name`")
     return found.group(1)
 
-# %% ../nbs/97_docs.ipynb #70175a1e
+# %% ../nbs/97_docs.ipynb #dfaefe9f
 _CONF = '''project = "nsclc_radiomics"
 copyright = "the nsclc_radiomics authors, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
@@ -86,7 +86,7 @@ div.cell details.hide p.admonition-title::before { display: none; }
   .highlight pre { font-size: 0.72rem; }
 }
 @media print {
-  .sidebar-drawer, .toc-drawer, .mobile-header, .back-to-top, .content-icon-container, .related-pages, details.hide { display: none !important; }
+  .skip-to-content, .sidebar-drawer, .toc-drawer, .mobile-header, .back-to-top, .content-icon-container, .related-pages, details.hide { display: none !important; }
   .main, .content { width: 100% !important; max-width: 100% !important; padding: 0 !important; }
   body { font-size: 10pt; }
   .cell_output { overflow: visible; }
