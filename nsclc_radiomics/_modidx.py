@@ -293,6 +293,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nsclc-radiomics', 'doc_hos
                                           'nsclc_radiomics.controls.honest_auc': ( 'controls.html#honest_auc',
                                                                                    'nsclc_radiomics/controls.py'),
                                           'nsclc_radiomics.controls.leaky_auc': ('controls.html#leaky_auc', 'nsclc_radiomics/controls.py'),
+                                          'nsclc_radiomics.controls.null_intervals': ( 'controls.html#null_intervals',
+                                                                                       'nsclc_radiomics/controls.py'),
                                           'nsclc_radiomics.controls.plot_controls': ( 'controls.html#plot_controls',
                                                                                       'nsclc_radiomics/controls.py'),
                                           'nsclc_radiomics.controls.require_controls': ( 'controls.html#require_controls',

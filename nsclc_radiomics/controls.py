@@ -42,7 +42,8 @@ from .models import VOLUME_FEATURE, make_model
 
 # %% auto #0
 __all__ = ['Procedure', 'shuffle_inside', 'shuffle_cohort', 'cross_validated_auc', 'shuffled_labels', 'leaky_auc', 'honest_auc',
-           'guard_procedure', 'run_controls', 'require_controls', 'Evaluation', 'evaluate', 'plot_controls']
+           'guard_procedure', 'run_controls', 'require_controls', 'null_intervals', 'Evaluation', 'evaluate',
+           'plot_controls']
 
 # %% ../nbs/83_controls.ipynb #eb83e52c
 def shuffle_inside(
@@ -237,6 +238,25 @@ def require_controls(
     if len(failed):
         found = "; ".join(f"{r.control} has AUC {r.auc:.2f} ({r.low:.2f} to {r.high:.2f}) and must {r.must}" for r in failed.itertuples())
         raise LeakageError(f"{len(failed)} control(s) do not hold: {found}. Look for a step fitted on held-out patients first")
+
+# %% ../nbs/83_controls.ipynb #8493b3d3
+def null_intervals(
+    predictions: pd.DataFrame,  # columns model, set, y, probability; one row a patient, model and set; y does not depend on the patients
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """The AUC of each model and set with DeLong's interval of that level, for itself alone and for all together, and whether each holds 0.5.
+
+    Columns model, set, patients, auc, low, high, holds, low_all, high_all, holds_all. For m rows the intervals for all have the level
+    1 - (1 - level) / m each (Bonferroni).
+    """
+    groups, rows = list(predictions.groupby(["model", "set"], sort=False)), []
+    together = 1 - (1 - level) / len(groups)
+    for (model, which), part in groups:
+        auc, low, high = auc_interval(part.y, part.probability, level)
+        _, low_all, high_all = auc_interval(part.y, part.probability, together)
+        rows.append((model, which, len(part), auc, low, high, low <= 0.5 <= high, low_all, high_all, low_all <= 0.5 <= high_all))
+    columns = ["model", "set", "patients", "auc", "low", "high", "holds", "low_all", "high_all", "holds_all"]
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/83_controls.ipynb #abdba1c8
 @dataclass(frozen=True)

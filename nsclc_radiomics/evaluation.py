@@ -316,14 +316,17 @@ def predict_sets(
 def _part(name: str, y: pd.Series, probability: pd.Series, threshold: pd.Series | float) -> pd.DataFrame:
     return pd.DataFrame({"set": name, "y": y, "probability": probability, "threshold": threshold}, index=y.index)
 
-# %% ../nbs/80_evaluation.ipynb #dd9fc3c9
+# %% ../nbs/80_evaluation.ipynb #72b01512
 def auc_interval(
     y: pd.Series | np.ndarray,  # 0 or 1
     score: pd.Series | np.ndarray,  # higher speaks for class 1
+    level: float = 0.95,  # of the interval
 ) -> tuple[float, float, float]:
-    "The AUC and its 95 % interval by DeLong et al. 1988, cut at 0 and 1 as pROC does; DataError with fewer than two patients of a class."
+    "The AUC and its interval by DeLong et al. 1988, cut at 0 and 1 as pROC does; DataError with fewer than two patients of a class."
     from MLstatkit import Delong_test
 
+    if not 0 < level < 1:
+        raise OptionError(f"level must lie between 0 and 1, got {level!r}")
     labels, values = check_scores(y, score)
     smallest = int(np.bincount(labels, minlength=2).min())
     if smallest < 2:
@@ -333,7 +336,7 @@ def auc_interval(
         warnings.warn(f"the AUC is {auc:g}: DeLong's variance is zero there and the interval has no width", stacklevel=2)
         return auc, auc, auc
     # MLstatkit compares two scores; the mirrored score only fills the second place
-    _, _, (low, high), _ = Delong_test(labels, values, -values, n_boot=1, random_state=0, return_auc=False)
+    _, _, (low, high), _ = Delong_test(labels, values, -values, alpha=level, n_boot=1, random_state=0, return_auc=False)
     return auc, float(low), float(high)
 
 # %% ../nbs/80_evaluation.ipynb #58daf714

@@ -159,11 +159,11 @@ def load_settings_dict(name: str) -> dict:
     return {"setting": {k: v for k, v in chosen.setting.items() if v is not None}, "imageType": chosen.image_types, "featureClass": chosen.classes}
 
 
-def scaling(folder: Path, counts: tuple[int, ...] = (60, 120, 240, 500, 1000), jobs: int = 2) -> dict:
-    """Seconds, and peak memory of the process that collects, for cohorts of growing size.
+def scaling(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), jobs: int = 2) -> dict:
+    """Seconds, and peak memory of the process that collects, for cohorts of growing size, and a straight line through both.
 
-    The ratio is the seconds that one more patient costs in the first half of the range over those in the second; the trend to 5,000 goes on as in the
-    second. What starting costs, once, is in neither.
+    The ratio is the seconds that one more patient costs in the first half of the range over those in the second: 1 where growth is linear. What starting
+    costs, once, is the line's intercept. `off_line` is the largest distance of a measurement from the line as a share of it; the trend to 5,000 is the line's.
     """
     cases = [ball_case(seed, (24, 24, 24), 7) for seed in range(20)]
     seconds, memory_mb = {}, {}
@@ -177,12 +177,15 @@ def scaling(folder: Path, counts: tuple[int, ...] = (60, 120, 240, 500, 1000), j
     first, middle, last = counts[0], counts[len(counts) // 2], counts[-1]
     early, late = ((seconds[b] - seconds[a]) / (b - a) for a, b in ((first, middle), (middle, last)))
     entry = {"ours": late * 1000, "other": early * 1000, "ratio": early / late, "unit": "ms/patient", "cases": last, "cores": os.cpu_count(), "jobs": jobs}
-    trend = {
-        "trend_5000_s": seconds[last] + late * (5000 - last),
-        "trend_5000_mb": memory_mb[last] + (memory_mb[last] - memory_mb[middle]) / (last - middle) * (5000 - last),
-    }
-    tables = {"seconds": {str(n): s for n, s in seconds.items()}, "memory_mb": {str(n): m for n, m in memory_mb.items()}}
-    return {"features_scaling": {**entry, **tables, **trend}}
+    return {"features_scaling": {**entry, **_line("seconds", seconds), **_line("memory_mb", memory_mb)}}
+
+
+def _line(name: str, measured: dict[int, float]) -> dict:
+    "A straight line through measurements by number of patients: what was measured, the line, how far off it they are, and its value for 5,000."
+    line = np.poly1d(np.polyfit(list(measured), list(measured.values()), 1))
+    off = max(abs(value - line(n)) / line(n) for n, value in measured.items())
+    fit = {"per_patient": line[1], "at_start": line[0], "off_line": off, "at_5000": line(5000)}
+    return {name: {str(n): value for n, value in measured.items()}, **{f"{name}_{key}": float(value) for key, value in fit.items()}}
 
 
 def run(count: int = 20, jobs: int = 2) -> dict:

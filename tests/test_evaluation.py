@@ -80,6 +80,8 @@ def test_auc_interval_is_delong_s_by_its_definition(case):
     [expected], [[variance]] = delong(y, score)
     half = norm.ppf(0.975) * np.sqrt(variance)
     assert np.allclose([auc, low, high], [expected, max(0, expected - half), min(1, expected + half)], rtol=0, atol=1e-12)
+    wider = norm.ppf(0.995) * np.sqrt(variance)
+    assert np.allclose(auc_interval(y, score, level=0.99)[1:], [max(0, expected - wider), min(1, expected + wider)], rtol=0, atol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)

@@ -22,6 +22,7 @@ from nsclc_radiomics.controls import (
     guard_procedure,
     honest_auc,
     leaky_auc,
+    null_intervals,
     require_controls,
     run_controls,
     shuffle_cohort,
@@ -207,6 +208,31 @@ def test_the_guard_finds_leaks_in_any_procedure_and_lets_honest_ones_pass():
         guard_procedure(lambda X, y, train, test: np.random.default_rng().random(len(test)), X, y, folds)
     as_arrays = X.to_numpy().reshape(60, 1, 2, 3)
     guard_procedure(lambda X, y, train, test: X[test].sum((1, 2, 3)), as_arrays, y, folds)
+
+
+def noise_of_models(seed: int, models: int = 8, patients: int = 120) -> pd.DataFrame:
+    "Predictions that know nothing, of models that resemble each other."
+    rng = make_rng(seed, "null intervals")
+    y, shared = rng.permutation(np.arange(patients) % 2), rng.normal(size=patients)
+    parts = [{"model": f"m{k}", "set": "holdout", "y": y, "probability": 0.5 * shared + rng.normal(size=patients)} for k in range(models)]
+    return pd.concat([pd.DataFrame(part) for part in parts])
+
+
+def test_intervals_for_all_models_hold_one_half_at_once_as_often_as_they_say():
+    tables = [null_intervals(noise_of_models(seed)) for seed in range(60)]
+    each = np.mean([table.holds.mean() for table in tables])
+    all_alone, all_together = (np.mean([table[column].all() for table in tables]) for column in ("holds", "holds_all"))
+    assert each == pytest.approx(0.95, abs=0.02)  # alone, each is right
+    assert all_alone < 0.8 and all_together >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 60)
+
+
+def test_intervals_for_all_are_of_bonferronis_level():
+    table, alone = null_intervals(noise_of_models(1, models=5)), null_intervals(noise_of_models(1, models=1))
+    width = norm.ppf(1 - 0.05 / 5 / 2) / norm.ppf(0.975)
+    assert np.allclose(table.high_all - table.auc, width * (table.high - table.auc), rtol=1e-9)
+    assert (alone.low == alone.low_all).all() and (table.patients == 120).all()
+    with pytest.raises(OptionError, match="level"):
+        null_intervals(noise_of_models(1, models=2), level=95)
 
 
 @pytest.mark.parametrize("value, bayes, share", [(0.92, 0.92, 1), (0.5, 0.92, 0), (0.71, 0.92, 0.5), (0.4, 0.9, -0.25)])
