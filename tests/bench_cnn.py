@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-from nsclc_radiomics.cnn import CNN3DClassifier, stack_volumes
+from nsclc_radiomics.cnn import CNN3DClassifier
 from nsclc_radiomics.core import make_rng
 from nsclc_radiomics.network import Augmentation, build_network
 from nsclc_radiomics.volumes import CropSettings
@@ -47,9 +47,11 @@ def ours(folds: list[tuple[np.ndarray, np.ndarray]], epochs: int) -> tuple[float
 
 
 def _warm(model: CNN3DClassifier) -> None:
-    stack_volumes(np.zeros((2, CHANNELS, SIZE, SIZE, SIZE)))
-    model.get_params()
-    build_network(CHANNELS, SIZE)(torch.zeros(2, CHANNELS, SIZE, SIZE, SIZE)).sum().backward()
+    "One step of training, so that whatever is imported at first use is imported."
+    network = build_network(CHANNELS, SIZE, model.widths, model.hidden, model.dropout)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.zeros(2, CHANNELS, SIZE, SIZE, SIZE)).sum().backward()
+    optimizer.step()
 
 
 def monai_loop(folds: list[tuple[np.ndarray, np.ndarray]], epochs: int) -> tuple[float, list[torch.nn.Module]]:
@@ -68,6 +70,8 @@ def monai_loop(folds: list[tuple[np.ndarray, np.ndarray]], epochs: int) -> tuple
         RandGaussianNoised(keys, std=HOW.noise, prob=1.0),
         ToTensord(keys),
     ])  # fmt: skip
+    changes({"volume": folds[0][0][0], "label": 0.0})  # the first call imports
+    _warm(MODEL)
     model, start, fitted = MODEL, time.perf_counter(), []
     for X, y in folds:
         loader = DataLoader(Dataset([{"volume": v, "label": float(t)} for v, t in zip(X, y)], changes), batch_size=model.batch_size, shuffle=True)
