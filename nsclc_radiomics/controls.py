@@ -239,12 +239,12 @@ def require_controls(
         found = "; ".join(f"{r.control} has AUC {r.auc:.2f} ({r.low:.2f} to {r.high:.2f}) and must {r.must}" for r in failed.itertuples())
         raise LeakageError(f"{len(failed)} control(s) do not hold: {found}. Look for a step fitted on held-out patients first")
 
-# %% ../nbs/83_controls.ipynb #8493b3d3
+# %% ../nbs/83_controls.ipynb #c48fae1e
 def null_intervals(
     predictions: pd.DataFrame,  # columns model, set, y, probability; one row a patient, model and set; y does not depend on the patients
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The AUC of each model and set with DeLong's interval of that level, for itself alone and for all together, and whether each holds 0.5.
+    """The AUC of each model and set with DeLong's interval of that level, alone and for all together, and whether each holds 0.5.
 
     Columns model, set, patients, auc, low, high, holds, low_all, high_all, holds_all. For m rows the intervals for all have the level
     1 - (1 - level) / m each (Bonferroni).

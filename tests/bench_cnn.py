@@ -23,7 +23,7 @@ MODEL = CNN3DClassifier(learning_rate=3e-3, augmentation=HOW, masks=(), device="
 def grainy(
     patients: int,
     seed: int,
-    apart: float = 1.8,  # standard deviations between the classes' mean grain; nobody can do better than an AUC of Φ(apart / √2), here 0.90
+    apart: float = 1.8,  # standard deviations between the classes' mean grain; the best possible AUC is Φ(apart / √2), here 0.90
 ) -> tuple[np.ndarray, np.ndarray]:
     "Volumes of the default crop's shape and labels: class 1 has coarser grain on average, and patients differ within a class."
     rng = make_rng(seed, "bench")
