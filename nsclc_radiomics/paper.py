@@ -45,7 +45,7 @@ __all__ = ['PROFILES', 'TITLES', 'AFTER', 'README_FIGURE', 'Profile', 'find_prof
            'needed_by', 'Schedule', 'earlier_seconds', 'Progress', 'paper_notebooks', 'run_paper', 'side_by_side',
            'publish']
 
-# %% ../nbs/96_paper.ipynb #b539629a
+# %% ../nbs/96_paper.ipynb #c0d81756
 @dataclass(frozen=True)
 class Profile:
     "How large a run is."
@@ -63,6 +63,7 @@ class Profile:
     baselines: tuple[str, ...]  # fitted again and again: in other worlds, on fewer patients, with other seeds
     shuffled: int  # at most so many training patients are measured again with shuffled voxels
     patches: int  # seen in the training of each segmentation network; 0: none is trained
+    real_patches: int  # the same, for networks trained on real patients
     outlined: int  # at most so many patients of each set are outlined automatically
     note: str
     real_patients: int | None = None  # of each hospital of the real CTs; None: all
@@ -71,11 +72,11 @@ class Profile:
 PROFILES = {
     "full": Profile(
         patients=500, external=150, settings="ct", epochs=100, robustness=15, repeats=20, studies=10_000, resamples=10_000, tune=True, jobs=2,
-        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=3000, outlined=150, note="the paper's scale",
+        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1500, real_patches=2500, outlined=150, note="the paper's scale",
     ),
     "smoke": Profile(
         patients=40, external=12, settings="paper", epochs=2, robustness=5, repeats=2, studies=500, resamples=200, tune=False, jobs=1,
-        baselines=("logistic_regression",), shuffled=18, patches=0, outlined=6, real_patients=6,
+        baselines=("logistic_regression",), shuffled=18, patches=0, real_patches=0, outlined=6, real_patients=6,
         note="a small run to test the machinery: its numbers mean nothing",
     ),
 }
