@@ -418,3 +418,7 @@ def main(
     except KeyboardInterrupt:
         print("nsclc-radiomics: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+
+# %% ../nbs/98_cli.ipynb #e9d9acdd
+if __name__ == "__main__" and __spec__ is not None:
+    sys.exit(main())

@@ -1,11 +1,15 @@
 """The command line as a user meets it: what it makes, and one clear error for each kind of bad input."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
+from nsclc_radiomics import __version__
 from nsclc_radiomics.cohort import load_cohort, sample_baseline
 from nsclc_radiomics.core import Volume, read_volume, write_volume
 
@@ -21,6 +25,14 @@ def test_help_names_every_command(command):
     assert done.returncode == 0
     for name in ("sample", "simulate", "import", "check", "extract", "response", "paper", "verify"):
         assert name in done.stdout
+
+
+def test_the_module_is_the_command_too():
+    line = [sys.executable, "-m", "nsclc_radiomics.cli"]
+    done = subprocess.run([*line, "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.strip() == __version__
+    done = subprocess.run([*line, "check", "nowhere"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_sample_and_extract_give_the_published_values(command, tmp_path):

@@ -28,7 +28,7 @@ def served(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = hashlib.sha256((tmp_path / "web/a b.csv").read_bytes()).hexdigest()
     facts = {"folder": "toy", "licence": "free", "url": f"http://127.0.0.1:{server.server_port}/", "files": {"sub/a.csv": {"path": "a%20b.csv", "sha256": digest}}}
-    monkeypatch.setattr(real, "_catalogue", lambda: {"toy": facts})
+    monkeypatch.setattr(real, "shipped_yaml", lambda name: {"toy": facts})
     monkeypatch.setenv("NSCLC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "absent"))
     yield facts
@@ -59,7 +59,7 @@ def test_no_such_page_says_how_to_get_it(served, tmp_path):
 
 
 def test_every_file_of_the_catalogue_has_its_checksum(reference):
-    for facts in real._catalogue().values():
+    for facts in real.shipped_yaml(real.SOURCES).values():
         for name, entry in list(facts["files"].items())[:12]:
             assert hashlib.sha256((reference / facts["folder"] / name).read_bytes()).hexdigest() == entry["sha256"]
 

@@ -1,17 +1,21 @@
 """Train and predict as a user does: the command line, one patient in each form, damaged and foreign files, and who may influence what."""
 
+import copy as copying
+import datetime
 import shutil
 import time
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 from nsclc_radiomics.cli import main
 from nsclc_radiomics.cohort import load_cohort
 from nsclc_radiomics.core import Run, make_rng, read_json, write_json
+from nsclc_radiomics.dicomout import write_ct, write_rtstruct
 from nsclc_radiomics.image import write_dicom
-from nsclc_radiomics.mask import read_mask
+from nsclc_radiomics.mask import read_mask, write_seg
 from nsclc_radiomics.prediction import predict_cohort
 from nsclc_radiomics.segmentation import centre_point
 from nsclc_radiomics.signature import candidate_models, load_signature, nested_probabilities, read_model, refit_probabilities, train_signature
@@ -92,6 +96,71 @@ def test_one_patient_in_each_form(kind, trained, patients, tmp_path):
     assert len(found) == 1 and 0 < float(found.probability[0]) < 1
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "Research use only" in page and "simulated" in page and page.count("<script") == 0
+
+
+def as_dicom(cohort, who, folder, outline):
+    "The patient's CT as a DICOM series of patient KEPT-OUT-0815, with the mask as a structure set or as a segmentation."
+    files = write_ct(cohort.image(who), folder / "CT", "KEPT-OUT-0815", datetime.date(2020, 3, 1))
+    mask = read_mask(cohort.mask_path(who), cohort.image(who))
+    if outline == "rtstruct":
+        return write_rtstruct(mask, files, folder / "outline.dcm")
+    return write_seg(mask, folder / "CT", folder / "outline.dcm", label="GTV-1")
+
+
+@pytest.mark.parametrize("outline", ["rtstruct", "seg"])
+def test_dicom_gives_what_its_nifti_gives(outline, trained, patients, tmp_path):
+    cohort = load_cohort(patients)
+    who = cohort.ids[1]
+    row = cohort.patients[cohort.patients.patient_id == who]
+    row = row[["patient_id", *load_signature(trained).facts["clinical"]]].assign(patient_id="KEPT-OUT-0815")
+    row.to_csv(tmp_path / "x1.csv", index=False)
+    row.drop(columns="patient_id").to_csv(tmp_path / "one.csv", index=False)
+    as_dicom(cohort, who, tmp_path / "scan", outline)
+    case = ["--mask", str(cohort.mask_path(who)), "--clinical", str(tmp_path / "one.csv")]
+    assert main(["predict", str(trained), str(cohort.image_path(who)), "-o", str(tmp_path / "nifti.csv"), *case]) == 0
+    assert main(["predict", str(trained), str(tmp_path / "scan"), "-o", str(tmp_path / "dicom.csv"), "--clinical", str(tmp_path / "x1.csv")]) == 0
+    nifti, dicom = (pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False) for name in ("nifti", "dicom"))
+    numbers = ["probability", "low", "high", "distance", *[c for c in nifti if c.startswith("probability_")]]
+    assert np.allclose(dicom[numbers], nifti[numbers], rtol=1e-5) and dicom.group.equals(nifti.group) and dicom.warning.equals(nifti.warning)
+    page = (tmp_path / "dicom.html").read_text(encoding="utf-8")
+    assert "The tumour and its outline" in page and "KEPT-OUT-0815" not in page and "KEPT-OUT-0815" not in (tmp_path / "dicom.csv").read_text()
+    cohort_row = predict_cohort(load_signature(trained), cohort)[0].loc[who]
+    assert np.isclose(cohort_row.probability, nifti.probability[0], rtol=1e-5)
+
+
+def test_several_outlines_and_none_chosen(trained, patients, tmp_path, capsys):
+    cohort = load_cohort(patients)
+    file = as_dicom(cohort, cohort.ids[1], tmp_path / "scan", "rtstruct")
+    header = pydicom.dcmread(file)
+    for sequence, keyword in ((header.StructureSetROISequence, "ROINumber"), (header.ROIContourSequence, "ReferencedROINumber")):
+        sequence.append(copying.deepcopy(sequence[0]))
+        setattr(sequence[1], keyword, 2)
+    header.StructureSetROISequence[1].ROIName = "GTV-2"
+    header.save_as(file)
+    line = ["predict", str(trained), str(tmp_path / "scan"), "-o", str(tmp_path / "p.csv")]
+    assert main(line) == 2
+    said = capsys.readouterr().err
+    assert "GTV-1" in said and "GTV-2" in said and "roi" in said and len(said.strip().splitlines()) <= 2
+    assert not (tmp_path / "p.csv").exists()
+    assert main([*line, "--roi", "GTV-2"]) == 0 and len(pd.read_csv(tmp_path / "p.csv")) == 1
+
+
+def test_what_is_not_known_counts_as_average():
+    rng = make_rng(6, "unknown")
+    words = rng.choice(["adeno", "squamous", "large"], 200, p=[0.5, 0.3, 0.2])
+    y = pd.Series((rng.random(200) < np.where(words == "adeno", 0.8, 0.2)).astype(int))
+    X = pd.DataFrame({"original_shape_MeshVolume": rng.normal(size=200), "histology": words, "age": 60 + 5 * rng.normal(size=200)})
+    X.loc[rng.permutation(200)[:10], "histology"] = "unknown"
+    y[X.histology == "unknown"] = 0  # few, and all of them died: too few to learn from
+    model = candidate_models(X, ["histology", "age"])["clinical"].fit(X, y)
+    asked = pd.DataFrame({"original_shape_MeshVolume": 0.0, "histology": ["adeno", "large", "squamous", "unknown", "never heard of"], "age": 60.0})
+    score = model.decision_function(asked)
+    shares = X.histology[X.histology != "unknown"].value_counts(normalize=True).sort_index()
+    assert np.allclose(score[3:], np.average(score[:3], weights=shares)) and score[0] > score[3] > score[2]
+    often = X.assign(histology=X.histology.replace("squamous", "unknown"))
+    model = candidate_models(often, ["histology", "age"])["clinical"].fit(often, y)
+    score = model.decision_function(asked)
+    assert score[3] < score[4] - 0.3  # a third of the training patients lack it: that is a fact of its own
 
 
 def test_a_phantom_is_called_strange(trained, tmp_path):
