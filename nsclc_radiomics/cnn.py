@@ -78,7 +78,7 @@ def _reproducible(device: torch.device, threads: int) -> Iterator[None]:
 def _torch_seed(seed: int, *keys: str | int) -> int:
     return int(make_rng(seed, "cnn", *keys).integers(2**62))
 
-# %% ../nbs/65_cnn.ipynb #f35055f3
+# %% ../nbs/65_cnn.ipynb #4d5f90a9
 class CNN3DClassifier(ClassifierMixin, BaseEstimator):
     """The paper's 3D-CNN for two classes, over volumes of shape (channels, size, size, size) with values of about 0 to 1.
 
@@ -90,6 +90,7 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         masks: Sequence[int] = (2, 5),  # channels that are masks, one a look, as `CropSettings.masks`; () where there are none
+        sizes: bool = False,  # tell the network how large the masks are, see `build_network`
         widths: Sequence[int] = (8, 8, 16),  # channels of each look after each block of convolution, pooling, normalisation
         hidden: int = 32,  # deep features
         dropout: float = 0.3,
@@ -112,6 +113,7 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
         progress: bool = False,
     ):
         self.masks = masks
+        self.sizes = sizes
         self.widths = widths
         self.hidden = hidden
         self.dropout = dropout
@@ -222,7 +224,7 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
 
 def _network_of(model: CNN3DClassifier, shape: Sequence[int]) -> torch.nn.Module:
     "A new network by the classifier's settings, for volumes of that shape."
-    return build_network(shape[0], shape[1], model.widths, model.hidden, model.dropout, model.masks)
+    return build_network(shape[0], shape[1], model.widths, model.hidden, model.dropout, model.masks, model.sizes)
 
 
 FORMAT = "nsclc_radiomics 3D-CNN 2"

@@ -38,7 +38,7 @@ def choose_precision(
     }[device.type]()
     return torch.bfloat16 if native else torch.float32
 
-# %% ../nbs/64_network.ipynb #18a8fd40
+# %% ../nbs/64_network.ipynb #3457f688
 @lru_cache
 def _network_class() -> type[torch.nn.Module]:
     "The module, made when torch is needed."
@@ -55,14 +55,14 @@ def _network_class() -> type[torch.nn.Module]:
     class TumourNetwork(torch.nn.Module):
         "Blocks of convolutions, averaged inside the mask after each, and two fully connected layers; see `build_network`."
 
-        def __init__(self, blocks: torch.nn.Sequential, embed: torch.nn.Sequential, classify: torch.nn.Sequential, masks: tuple[int, ...]):
+        def __init__(self, blocks: torch.nn.Sequential, embed: torch.nn.Sequential, classify: torch.nn.Sequential, masks: tuple[int, ...], sizes: bool):
             super().__init__()
-            self.blocks, self.average, self.embed, self.classify, self.masks = blocks, MaskedAverage(), embed, classify, list(masks)
+            self.blocks, self.average, self.embed, self.classify, self.masks, self.sizes = blocks, MaskedAverage(), embed, classify, list(masks), sizes
 
         def deep_features(self, volumes: torch.Tensor) -> torch.Tensor:
             "The patients' deep radiomic features, shape (patients, hidden)."
             inside = volumes[:, self.masks] if self.masks else torch.ones_like(volumes[:, :1])
-            values, found = volumes, []
+            values, found = volumes, [inside.flatten(2).mean(-1).clamp(min=0) ** (1 / 3)] if self.sizes else []
             for block in self.blocks:
                 values, inside = block(values), torch.nn.functional.avg_pool3d(inside, 2)
                 found.append(self.average(values, inside))
@@ -82,6 +82,7 @@ def build_network(
     hidden: int = 32,  # deep features
     dropout: float = 0.3,
     masks: Sequence[int] = (),  # channels that are masks, one a look; none: one look, averaged over the whole box
+    sizes: bool = False,  # tell the last layers how large each mask is: the edge of a cube of its volume, as a share of the box's
 ) -> torch.nn.Module:
     """A 3D-CNN for input of shape (patients, channels, size, size, size), giving a logit a patient, shape (patients, 1).
 
@@ -93,6 +94,8 @@ def build_network(
         raise OptionError(f"widths and hidden must be positive and dropout in [0, 1), got {tuple(widths)}, {hidden} and {dropout}")
     if size < 2 ** len(widths):
         raise DataError(f"volumes of {size} voxels along an edge are too small for {len(widths)} poolings: {2 ** len(widths)} are needed")
+    if sizes and not len(masks):
+        raise OptionError("sizes=True needs masks: without one there is no size to tell")
     if channels % looks or [m * looks // channels for m in masks] != list(range(len(masks))):
         raise DataError(f"masks {tuple(masks)} do not fit {channels} channels: one mask in each group is needed; masks=() for volumes without a mask")
     blocks, every = [], [c * looks for c in widths]
@@ -100,9 +103,10 @@ def build_network(
         convolution = nn.Conv3d(before, after, 3, stride=1 if blocks else 2, padding=1, bias=False, groups=looks)
         halve = [nn.MaxPool3d(2)] if blocks else []
         blocks.append(nn.Sequential(convolution, *halve, nn.BatchNorm3d(after), nn.ReLU(inplace=True)))
-    embed = nn.Sequential(nn.BatchNorm1d(sum(every)), nn.Dropout(dropout), nn.Linear(sum(every), hidden), nn.ReLU())
+    known = sum(every) + looks * sizes
+    embed = nn.Sequential(nn.BatchNorm1d(known), nn.Dropout(dropout), nn.Linear(known, hidden), nn.ReLU())
     classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, 1))
-    network = _network_class()(nn.Sequential(*blocks), embed, classify, tuple(masks))
+    network = _network_class()(nn.Sequential(*blocks), embed, classify, tuple(masks), sizes)
     return network.to(memory_format=need_torch().channels_last_3d)
 
 # %% ../nbs/64_network.ipynb #b187c09a

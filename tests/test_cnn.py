@@ -340,6 +340,19 @@ def test_masks_that_do_not_fit_the_channels_are_refused(channels, masks):
         build_network(channels, 8, (4, 8), 8, 0.0, masks)
 
 
+def test_a_network_that_is_told_sizes_learns_them():
+    "The outcome is the mask's size and nothing else; every box is full of noise."
+    rng = make_rng(8, "sizes")
+    X, y = rng.random((60, 3, 8, 8, 8)).astype(np.float32), np.arange(60) % 2
+    X[:, 2] = 1.0
+    X[y == 1, 2, :, :, 6:] = 0.0
+    model = CNN3DClassifier(masks=(2,), sizes=True, widths=(4, 8), hidden=8, epochs=15, learning_rate=1e-2, batch_size=20, augmentation=None, dropout=0.0)
+    model.fit(X[:40], y[:40])
+    assert (model.predict(X[40:]) == y[40:]).all()
+    with pytest.raises(OptionError, match="sizes"):
+        CNN3DClassifier(masks=(), sizes=True, epochs=1).fit(X, y)
+
+
 def test_mirroring_keeps_every_patient_whole():
     batch = torch.rand(3, 2, 4, 4, 4)
     seen = [mirror_batch(batch, torch.Generator().manual_seed(k)) for k in range(200)]
