@@ -6,10 +6,13 @@ import threading
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
 
 from nsclc_radiomics import real
-from nsclc_radiomics.core import DataError
+from nsclc_radiomics.core import DataError, make_rng
 from nsclc_radiomics.evaluation import auc_interval
 from nsclc_radiomics.outcomes import cohort_outcomes
 
@@ -94,3 +97,51 @@ def test_a_few_real_cts(reference, tmp_path):
     plain = extract_cohort(cohort, tmp_path / "f.parquet", settings="paper", jobs=1, progress=False)
     same = [c for c in plain if "_shape_" in c]
     assert np.allclose(plain[same], shuffled[same]) and not np.allclose(plain["original_glcm_Correlation"], shuffled["original_glcm_Correlation"])
+
+
+class OnPatches(ClassifierMixin, BaseEstimator):
+    "A stand-in for a network: logistic regression on the voxels."
+
+    def fit(self, X, y):
+        self.model_ = LogisticRegression().fit(np.stack(X["crop"]).reshape(len(X), -1), y)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(np.stack(X["crop"]).reshape(len(X), -1))
+
+
+@pytest.fixture
+def two_hospitals():
+    "Sixty patients of two hospitals whose outcome is in the image, in a feature and in the age, a little in each."
+    rng = make_rng(4, "hospitals")
+    ids = pd.Index([f"p{k:02d}" for k in range(60)], name="patient_id")
+    y = pd.Series(rng.integers(0, 2, 60), ids)
+    features = pd.DataFrame(rng.normal(size=(60, 3)) + y.to_numpy()[:, None], ids, ["original_glcm_A", "original_glcm_B", "original_shape_MeshVolume"])
+    patches = pd.DataFrame({"crop": [p + label for p, label in zip(rng.normal(size=(60, 1, 2, 2, 2)), y)]}, ids)
+    clinical = pd.DataFrame({"age": rng.normal(65, 8, 60) + 4 * y}, ids)
+    return patches, features, clinical, y, pd.Series(np.repeat(["A", "B"], 30), ids)
+
+
+def test_labels_of_the_hospital_that_is_left_out_change_nothing(two_hospitals):
+    *tables, y, centre = two_hospitals
+    other = y.where(centre == "A", 1 - y)
+    found = [real.network_and_hybrid(OnPatches(), *tables, labels, centre, n_splits=3) for labels in (y, other)]
+    at_b = [p[p["set"].str.endswith("at B")] for p in found]
+    assert at_b[0].model.unique().tolist() == ["3D-CNN", "hybrid"] and len(at_b[0]) == 60
+    assert at_b[0].probability.equals(at_b[1].probability) and not at_b[0].y.equals(at_b[1].y)
+    aucs = real.auc_table(found[0])
+    assert (aucs.value > 0.7).all()  # and there is something to find
+
+
+def test_fits_side_by_side_give_the_same(two_hospitals):
+    *tables, y, centre = two_hospitals
+    one, two = (real.network_and_hybrid(OnPatches(), *tables, y, centre, n_splits=3, jobs=jobs) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_large_tumours_are_counted_apart(two_hospitals):
+    *_, y, centre = two_hospitals
+    rows = pd.DataFrame({"model": "m", "set": "x", "y": y, "probability": y * 0.5}, y.index)
+    found = real.auc_by_diameter(rows, pd.Series(np.tile([36.0, 36.1, 100.0], 20), y.index))
+    assert found.n.tolist() == [20, 20, 20] and (found.value == 1).all() and found.set.tolist()[0] == "up to 36 mm"
