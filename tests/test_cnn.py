@@ -346,7 +346,7 @@ def test_a_network_that_is_told_sizes_learns_them():
     X, y = rng.random((60, 3, 8, 8, 8)).astype(np.float32), np.arange(60) % 2
     X[:, 2] = 1.0
     X[y == 1, 2, :, :, 6:] = 0.0
-    model = CNN3DClassifier(masks=(2,), sizes=True, widths=(4, 8), hidden=8, epochs=15, learning_rate=1e-2, batch_size=20, augmentation=None, dropout=0.0)
+    model = CNN3DClassifier(masks=(2,), sizes=True, widths=(4, 8), hidden=8, epochs=60, learning_rate=1e-2, batch_size=20, augmentation=None, dropout=0.0)
     model.fit(X[:40], y[:40])
     assert (model.predict(X[40:]) == y[40:]).all()
     with pytest.raises(OptionError, match="sizes"):
