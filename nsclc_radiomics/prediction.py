@@ -41,7 +41,7 @@ from .volumes import CropSettings, tumour_crop
 __all__ = ['NEIGHBOURS', 'FEW', 'GROUPS', 'case_cohort', 'Known', 'predict_cohort', 'feature_group', 'average_patient',
            'feature_effects', 'write_report', 'predict_case']
 
-# %% ../nbs/89_prediction.ipynb #3cd0a618
+# %% ../nbs/89_prediction.ipynb #ddf1496a
 @contextmanager
 def case_cohort(
     case: str | Path,  # a cohort, a DICOM folder, the challenge's layout, or an image file
@@ -69,7 +69,11 @@ def case_cohort(
         elif mask is not None or point is not None:
             _one_image(case, out, mask, point, clinical)
         elif case.is_dir():
-            import_dicom(case, out, roi, clinical=clinical, key=Path(folder) / "key.csv")
+            try:
+                import_dicom(case, out, roi, clinical=clinical, key=Path(folder) / "key.csv")
+            except CohortError as error:  # its first line names folders that are gone by then; the reasons follow
+                reasons = [line.strip() for line in str(error).splitlines()]
+                raise CohortError(f"{case}: " + "; ".join(dict.fromkeys(reasons[1:] or reasons))) from None
         else:
             raise OptionError(f"{case}: an image alone does not say where the tumour is: give a mask, or a point inside it")
         yield load_cohort(out)

@@ -135,14 +135,15 @@ def test_several_outlines_and_none_chosen(trained, patients, tmp_path, capsys):
     for sequence, keyword in ((header.StructureSetROISequence, "ROINumber"), (header.ROIContourSequence, "ReferencedROINumber")):
         sequence.append(copying.deepcopy(sequence[0]))
         setattr(sequence[1], keyword, 2)
-    header.StructureSetROISequence[1].ROIName = "GTV-2"
+    for roi, name in zip(header.StructureSetROISequence, ("tumour left", "tumour right")):
+        roi.ROIName = name
     header.save_as(file)
     line = ["predict", str(trained), str(tmp_path / "scan"), "-o", str(tmp_path / "p.csv")]
     assert main(line) == 2
     said = capsys.readouterr().err
-    assert "GTV-1" in said and "GTV-2" in said and "roi" in said and len(said.strip().splitlines()) <= 2
+    assert "tumour left" in said and "tumour right" in said and "roi" in said and len(said.strip().splitlines()) <= 2
     assert not (tmp_path / "p.csv").exists()
-    assert main([*line, "--roi", "GTV-2"]) == 0 and len(pd.read_csv(tmp_path / "p.csv")) == 1
+    assert main([*line, "--roi", "tumour right"]) == 0 and len(pd.read_csv(tmp_path / "p.csv")) == 1
 
 
 def test_what_is_not_known_counts_as_average():
