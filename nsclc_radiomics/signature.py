@@ -81,7 +81,7 @@ def candidate_models(
     found = {
         "volume": _pick([("volume", StandardScaler(), [VOLUME_FEATURE])], LogisticRegression()),
         "radiomic": _pick([("radiomic", ranks, radiomic)], LogisticRegression(C=1e-3, max_iter=5000)),
-        "forest": _pick([("radiomic", "passthrough", radiomic)], RandomForestClassifier(200, min_samples_leaf=5, random_state=seed)),
+        "forest": _pick([("radiomic", "passthrough", radiomic)], RandomForestClassifier(100, min_samples_leaf=5, random_state=seed)),
     }
     if clinical:
         fill = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
