@@ -91,7 +91,7 @@ def find_profile(name: str) -> Profile:
 # %% ../nbs/96_paper.ipynb #35c08f70
 TITLES = {**MODELS, "3d_cnn": "3D-CNN"}
 
-# %% ../nbs/96_paper.ipynb #d1990b7a
+# %% ../nbs/96_paper.ipynb #e2d5a752
 def run_cohort(
     run: Run,
     cohort: str = "",  # folder of a cohort; empty: simulate one in the run folder
@@ -106,7 +106,7 @@ def run_cohort(
     with run.alone("cohort"):
         if not (made.is_dir() and note.is_file() and read_json(note).get("key") == key):
             remove_tree(made)
-            simulate_cohort(made, patients=size.patients, external=size.external, world="claimed", seed=seed, progress=False)
+            simulate_cohort(made, patients=size.patients, external=size.external, world="claimed", seed=seed, jobs=size.jobs, progress=False)
             write_json(note, {"key": key})
     return load_cohort(made)
 
