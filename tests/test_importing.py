@@ -557,7 +557,7 @@ def test_damaged_dicom_trees(tmp_path):
     patient_tree(tree / "b", "b")
     good = {f: f.read_bytes() for f in sorted(tree.rglob("*.dcm"))}
     taken = 0
-    for case in range(160 * FUZZ):
+    for case in range(80 * FUZZ):
         rng = make_rng(case, "dicom trees")
         victims = [list(good)[i] for i in rng.permutation(len(good))[: int(rng.integers(1, 4))]]
         for victim in victims:
@@ -566,7 +566,7 @@ def test_damaged_dicom_trees(tmp_path):
         taken += _either_whole_or_not_there(lambda out=out: import_dicom(tree, out), out)
         for victim in victims:
             victim.write_bytes(good[victim])
-    assert taken > 100 * FUZZ  # the patient that is not hit is taken nearly always
+    assert taken > 50 * FUZZ  # the patient that is not hit is taken nearly always
 
 
 def test_damaged_challenge_files(challenge, tmp_path):
