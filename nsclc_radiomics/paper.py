@@ -42,8 +42,8 @@ from .simulate import change_world, simulate_cohort
 # %% auto #0
 __all__ = ['PROFILES', 'TITLES', 'AFTER', 'README_FIGURE', 'Profile', 'find_profile', 'run_cohort', 'note_run', 'run_world',
            'where_possible', 'remove_tree', 'execute_notebook', 'WarmKernel', 'normalise_notebook', 'write_notebook',
-           'needed_by', 'Schedule', 'earlier_seconds', 'Progress', 'paper_notebooks', 'run_paper', 'side_by_side',
-           'publish']
+           'note_executed', 'executed_key', 'needed_by', 'Schedule', 'earlier_seconds', 'Progress', 'paper_notebooks',
+           'run_paper', 'side_by_side', 'publish']
 
 # %% ../nbs/96_paper.ipynb #c0d81756
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def remove_tree(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
 
-# %% ../nbs/96_paper.ipynb #8d2cb70f
+# %% ../nbs/96_paper.ipynb #485a83f8
 def execute_notebook(
     source: Path,
     target: Path,  # where the executed notebook goes, whole or not at all
@@ -224,9 +224,10 @@ class WarmKernel:
         from jupyter_client import AsyncKernelManager, BlockingKernelClient
         from jupyter_core.utils import run_sync  # works inside a notebook too, where a loop is running
 
+        self.run_sync = run_sync
         self.manager = AsyncKernelManager(kernel_name="python3")
         with _kernel_environment():
-            run_sync(self.manager.start_kernel)(cwd=str(cwd), extra_arguments=_KERNEL_ARGUMENTS)
+            self.run_sync(self.manager.start_kernel)(cwd=str(cwd), extra_arguments=_KERNEL_ARGUMENTS)
         self.client = BlockingKernelClient()
         self.client.load_connection_info(self.manager.get_connection_info())
         self.client.start_channels(iopub=False, stdin=False, hb=False, control=False)
@@ -234,11 +235,9 @@ class WarmKernel:
 
     def stop(self) -> None:
         "Nothing happens where it was stopped before."
-        from jupyter_core.utils import run_sync
-
         if self.manager.has_kernel:
             self.client.stop_channels()  # not before: the kernel takes a while to listen
-            run_sync(self.manager.shutdown_kernel)(now=True)
+            self.run_sync(self.manager.shutdown_kernel)(now=True)
 
 
 def _shown(path: Path) -> str:
@@ -296,6 +295,25 @@ def write_notebook(path: Path, notebook: dict[str, Any]) -> None:
     "Write a notebook as Jupyter does, whole or not at all."
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+# %% ../nbs/96_paper.ipynb #1241b1c8
+def note_executed(
+    target: Path,  # an executed notebook
+    key: str,  # of all that it was made from
+    **facts: Any,
+) -> None:
+    "Note beside an executed notebook what it was made from, and other facts of its execution."
+    write_json(_note_beside(target), {"key": key, **facts})
+
+
+def executed_key(target: Path) -> str | None:
+    "What `note_executed` noted as key; None where the notebook or the note is not there."
+    note = _note_beside(target)
+    return read_json(note).get("key") if target.is_file() and note.is_file() else None
+
+
+def _note_beside(target: Path) -> Path:
+    return target.with_name(f".{target.stem}.json")
 
 # %% ../nbs/96_paper.ipynb #8b543155
 AFTER = {
@@ -419,7 +437,7 @@ class Progress:
         self.said = time.monotonic()
         self.say(f"{self.label}: {self.heading} (cell {self.at} of {self.cells}, {self.said - self.started:.0f} s; {self.remains()})")
 
-# %% ../nbs/96_paper.ipynb #3d4df5b7
+# %% ../nbs/96_paper.ipynb #40f5131c
 def paper_notebooks() -> list[Path]:
     "The paper's notebooks in order; RunError where they are not there, as in an installation without the repository."
     found = sorted((project_root() / "nbs" / "paper").glob("[0-9]*.ipynb"))
@@ -463,7 +481,7 @@ def run_paper(
     for name, source in notebooks.items():
         keys[name] = content_hash(parameters, inputs, code_hash(), package_versions(), _sources(source), [keys[n] for n in sorted(needs[name])])
     chosen = [name for name in notebooks if only is None or name in only]
-    plan = Schedule([name for name in chosen if _executed_key(folder, notebooks[name]) != keys[name]], needs, seconds, at_once)
+    plan = Schedule([name for name in chosen if executed_key(folder.path / "notebooks" / notebooks[name].name) != keys[name]], needs, seconds, at_once)
     labels = {name: f"[{position}/{len(notebooks)}] {name}" for position, name in enumerate(notebooks, start=1)}
     for name in [n for n in chosen if n not in plan.waiting]:
         say(f"{labels[name]}: unchanged")
@@ -505,24 +523,14 @@ def side_by_side(
         raise failed
 
 
-def _executed(run: Run, source: Path) -> tuple[Path, Path]:
-    "Where a notebook goes when executed, and the note beside it."
-    return run.folder("notebooks") / source.name, run.folder("notebooks") / f".{source.stem}.json"
-
-
-def _executed_key(run: Run, source: Path) -> str | None:
-    target, note = _executed(run, source)
-    return read_json(note).get("key") if target.is_file() and note.is_file() else None
-
-
 def _bring_up_to_date(run: Run, source: Path, key: str, parameters: dict[str, Any], progress: Progress, kernel: WarmKernel) -> None:
-    target, note = _executed(run, source)
+    target = run.folder("notebooks") / source.name
     progress.say(f"{progress.label}: running … ({progress.remains()})")
-    note.unlink(missing_ok=True)
+    _note_beside(target).unlink(missing_ok=True)
     with progress:
         execute_notebook(source, target, parameters, on_cell=progress.cell, kernel=kernel)
     taken = time.monotonic() - progress.started
-    write_json(note, {"key": key, "profile": parameters["profile"], "seconds": round(taken, 1)})
+    note_executed(target, key, profile=parameters["profile"], seconds=round(taken, 1))
     progress.say(f"{progress.label}: {taken:.0f} s")
 
 

@@ -19,8 +19,9 @@ import pandas as pd
 import yaml
 
 from nsclc_radiomics.cohort import save_cohort
-from nsclc_radiomics.core import Volume, make_rng, reference_dir, write_volume
+from nsclc_radiomics.core import Volume, make_rng, write_volume
 from nsclc_radiomics.features import load_settings
+from nsclc_radiomics.robustness import real_tumours
 
 PARAMS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}, "Wavelet": {}, "LoG": {"sigma": [1.0, 2.0, 3.0]}}}
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,7 @@ MEMORY = """
 import sys
 from nsclc_radiomics.engine import measure_files
 from nsclc_radiomics.features import load_settings
+from nsclc_radiomics.robustness import real_tumours
 chosen = load_settings(sys.argv[3])
 values = measure_files(sys.argv[1], sys.argv[2], "HU", None, *chosen.parts)
 assert isinstance(values, dict), values
@@ -69,19 +71,6 @@ def ball_case(seed: int, shape: tuple[int, int, int] = (72, 72, 72), radius: flo
     noise = rng.normal(0, 60, shape)
     image = Volume((-800 + 850 / (1 + np.exp((distance - radius) / 2)) + noise).astype(np.int16), unit="HU")
     return image, image.with_array(distance < radius + rng.uniform(-6, 4), "mask")
-
-
-def real_cases(count: int) -> list[tuple[Volume, Volume]]:
-    "The first real patients whose published features PyRadiomics reproduces, or none where the reference data are absent."
-    if reference_dir() is None:
-        return []
-    folder = reference_dir() / "owkin"
-    cases = []
-    for name in (folder / "exact_feature_cases.txt").read_text().split()[:count]:
-        data = np.load(folder / "x_train" / "images" / f"patient_{name}.npz")
-        image = Volume(data["scan"].astype(np.int16), unit="HU")
-        cases.append((image, image.with_array(data["mask"].astype(bool), "mask")))
-    return cases
 
 
 def write_cohort(folder: Path, cases: list[tuple[Volume, Volume]]) -> pd.DataFrame:
@@ -116,7 +105,7 @@ def largest_difference(ours: pd.DataFrame, theirs: pd.DataFrame) -> float:
 
 def against_pyradiomics(folder: Path, count: int, jobs: int) -> dict:
     "Throughput against the command with the same jobs, and against a plain loop over the extractor."
-    cases = real_cases(count) or [ball_case(seed) for seed in range(count)]
+    cases = [*real_tumours(count).values()] or [ball_case(seed) for seed in range(count)]
     batch = write_cohort(folder / "cohort", cases)
     batch.to_csv(folder / "cases.csv", index=False)
     params = folder / "params.yaml"
