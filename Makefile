@@ -71,7 +71,7 @@ bench: setup
 
 sync: setup
 	$(BIN)/nbdev_export
-	$(BIN)/nbdev_clean
+	$(BIN)/python -c 'from glob import glob; from nbdev.clean import nbdev_clean; [nbdev_clean(f) for f in glob("nbs/[!i]*.ipynb")]'  # executed notebooks stay as they are
 	$(MAKE) --no-print-directory readme
 
 readme: setup

@@ -26,7 +26,7 @@ def need_torch(
     try:
         import torch
     except ImportError:
-        raise MissingDependencyError(f'{what} needs PyTorch: pip install "torch>=2.4" safetensors') from None
+        raise MissingDependencyError(f'{what} needs PyTorch: pip install "torch>=2.9" safetensors') from None
     return torch
 
 # %% ../nbs/31_device.ipynb #d244b792

@@ -45,41 +45,44 @@ from .mask import read_mask, write_seg
 from .segmentation import centre_point, index_of, point_of, segment_seeded, segmentation_scores
 
 # %% auto #0
-__all__ = ['OUTSIDE', 'FACE_REACH', 'CHANNELS', 'CROP_MM', 'FEATURES', 'THRESHOLD', 'VIEW_MM', 'SMALLEST_CM3', 'SEARCH_STEP',
-           'SEARCH_SIDE', 'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings', 'to_grid', 'network_input', 'is_crop',
-           'half_of', 'grow_on', 'Case', 'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'cut_view',
-           'build_network', 'train_network', 'Segmenter', 'save_model', 'load_model', 'Segmentation', 'segment',
-           'lung_box', 'segmentation_folds', 'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded',
-           'open_model', 'segment_image', 'Bundle', 'load_bundle']
+__all__ = ['FACE_REACH', 'CHANNELS', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM', 'THRESHOLD', 'CLOSER', 'SMALLEST_CM3',
+           'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings', 'look', 'network_input', 'is_crop', 'half_of', 'Case',
+           'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'build_network', 'train_network', 'Segmenter',
+           'save_model', 'load_model', 'Segmentation', 'segment', 'to_grid', 'lung_box', 'segmentation_folds',
+           'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded', 'open_model', 'segment_image', 'Bundle',
+           'load_bundle']
 
 # %% ../nbs/32_unet.ipynb #773419d0
 @dataclass(frozen=True)
 class UnetSettings:
     "How a network is built and trained; the defaults suit a few hundred patients and a few minutes of one core."
 
-    spacing: float = 3.0  # mm, of the network's grid on every axis
-    patch: int = 32  # voxels on each side of what is seen at once, so that a whole tumour fits in
-    channels: tuple[int, ...] = (16, 32, 64, 128)  # features at each level; each level halves the grid
-    units: int = 2  # residual units a level
-    patches: int = 6000  # seen in training: its cost does not depend on the number of patients
+    patch: int = 32  # voxels on each side of a look
+    spacing: float = 3.0  # mm of these voxels where nothing tells how large the tumour is: a first look round a click, and the search
+    channels: tuple[int, ...] = (24, 48, 96)  # features at each level; the first works at half the look's resolution, each further one halves it
+    patches: int = 2000  # looks seen in training: its cost does not depend on the number of patients
     batch: int = 4
-    rate: float = 2e-3  # highest learning rate of the one-cycle schedule
-    click: float = 0.1  # share of training patches round a point in the tumour, as if they were no crop
+    rate: float = 2e-2  # highest step of the one-cycle schedule, for the convolutions; the few other weights take a tenth
+    closer: float = 0.5  # share of training looks that are drawn closer
+    click: float = 0.1  # share of training looks round a point in the tumour, as if they were no crop
     blind: float = 0.1  # share without a point
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "channels", tuple(int(c) for c in self.channels))
-        steps = 2 ** (len(self.channels) - 1)
-        if len(self.channels) < 2 or self.patch % steps or self.patch < 2 * steps:
+        steps = 2 ** len(self.channels)
+        if len(self.channels) < 3 or self.patch % steps or self.patch < 2 * steps:
             raise OptionError(
-                f"patch must be a multiple of {steps}, and at least {2 * steps}, for {len(self.channels)} levels, got {self.patch}"
+                f"a network needs three levels or more, and for {len(self.channels)} levels a patch that is a multiple of {steps} "
+                f"and at least {2 * steps}; got {self.patch}"
             )
-        for name in ("spacing", "patches", "batch", "rate", "units"):
+        for name in ("spacing", "patches", "batch", "rate"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
         if min(self.click, self.blind) < 0 or self.click + self.blind > 1:
             raise OptionError(f"click and blind are shares of the training, at least 0 and at most 1 together, got {self.click} and {self.blind}")
+        if not 0 <= self.closer <= 1:
+            raise OptionError(f"closer is a share of the training, 0 to 1, got {self.closer}")
 
 
 def _torch() -> Any:
@@ -94,50 +97,59 @@ def _torch() -> Any:
     return torch
 
 # %% ../nbs/32_unet.ipynb #a394da5b
-def to_grid(volume: Volume, spacing: float) -> Volume:
-    "The volume averaged onto an isotropic grid of the same centre and axes, float32; a mask becomes shares of voxels."
-    image = sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)
-    factors = [max(1, int(spacing / s)) for s in volume.spacing]
-    if max(factors) > 1:
-        image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize())])
-    cells = [max(1, round(n * s / spacing)) for n, s in zip(volume.shape[::-1], volume.spacing)]
-    middle = point_of(volume, (np.array(volume.shape) - 1) / 2)
-    direction = np.asarray(volume.direction).reshape(3, 3)
-    origin = np.array(middle) - direction @ ((np.array(cells) - 1) / 2 * spacing)
-    grid = (cells, sitk.Transform(), sitk.sitkLinear, tuple(origin), (spacing,) * 3, volume.direction, 0.0, sitk.sitkFloat32)
-    return Volume.from_sitk(sitk.Resample(image, *grid, True), volume.unit)
+def look(
+    array: np.ndarray,  # (z, y, x)
+    centre: Sequence[float],  # voxel (z, y, x) in the middle of the look, fractions allowed
+    step: Sequence[float],  # of the array's voxels from one sample to the next, on each axis
+    size: int,  # samples on each axis
+) -> np.ndarray:
+    "A cube of samples round a voxel, float32: interpolated where they are dense, averaged where they are sparse; outside, the edge is repeated."
+    torch = _torch()
+    picks, weights = zip(*(_weights(*axis, size) for axis in zip(array.shape, centre, step)))
+    seen = torch.from_numpy(array[picks].astype(np.float32))
+    for weight in weights:  # each turn works on the first axis and puts it last
+        seen = torch.tensordot(seen, torch.from_numpy(weight), ([0], [1]))
+    return seen.numpy()
 
 
-OUTSIDE = -2000  # marks, on the network's grid, what lies outside the image
+def _weights(n: int, centre: float, step: float, size: int) -> tuple[slice, np.ndarray]:
+    "The part of an axis of n voxels that a look needs, and the weight of each of its voxels (columns) in each sample (rows)."
+    at, width = np.clip(centre + (np.arange(size) - (size - 1) / 2) * step, 0, n - 1), max(1.0, step)
+    part = slice(max(0, math.ceil(at[0] - width)), min(n, math.floor(at[-1] + width) + 1))
+    near = np.clip(1 - np.abs(at[:, None] - np.arange(part.start, part.stop)) / width, 0, None)
+    return part, (near / near.sum(1, keepdims=True)).astype(np.float32)
+
+
 FACE_REACH = 12.0  # mm from a crop's face over which a voxel is told how near it is
+CHANNELS = 26
 
 
 def network_input(
-    hu: np.ndarray,  # (z, y, x) on the network's grid, `OUTSIDE` where there is no image
-    spacing: float,
-    point: Sequence[float] | None,  # voxel (z, y, x), fractions allowed; None where nothing is pointed at
-    grown: np.ndarray | None = None,  # share of each voxel in the region grown from the point
-    half: Sequence[float] | None = None,  # mm (z, y, x) from the point to the faces, where the image is a crop round it
+    hu: np.ndarray,  # (n, n, n): a look at a CT, its point in the middle
+    spacing: Sequence[float],  # mm (z, y, x) of its voxels
+    half: Sequence[float] | None = None,  # mm (z, y, x) from the middle to the faces, where the image is a crop round it
+    known: bool = True,  # False: nothing is pointed at
 ) -> np.ndarray:
-    """Eleven channels, float32: lung window, soft-tissue window, inside the image; then, 0 without a point, the distance from the point
-    in all and along each axis (1 at 48 mm) and the grown region; last the nearness to the crop's faces along each axis (1: far, 0: on it).
+    """Channels (26, n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the soft-tissue window (8).
+
+    Then the distance from the point in all and along each axis (in 46 mm; 0 without a point), the nearness to the crop's faces along each axis
+    (1: far or no crop, 0: on it, -1: beyond), and how wide the look is along each axis (logarithm, 0 at 80 mm).
     """
-    inside = (hu > OUTSIDE / 2 - 200).astype(np.float32)
-    lung, soft = np.clip((hu + 300) / 700, -1, 1), np.clip((hu - 40) / 200, -1, 1)
-    about = np.zeros((8, *hu.shape), np.float32)
-    about[5:] = 1
-    if point is not None:
-        along = [np.abs(a - p) * spacing for a, p in zip(np.ogrid[tuple(slice(n) for n in hu.shape)], point)]
-        about[0] = np.sqrt(sum(a**2 for a in along)) / 48
-        about[1] = 0 if grown is None else grown
-        for k, a in enumerate(along):
-            about[2 + k] = a / 48
-            if half is not None:
-                about[5 + k] = np.clip((half[k] - a) / FACE_REACH, -1, 1)
-    return np.concatenate([np.stack([lung, soft, inside]), about]).astype(np.float32)
+    cells, about = len(hu) // 2, np.zeros((10, *(len(hu) // 2,) * 3), np.float32)
+    windows = np.stack([np.clip((hu + 300) / 700, -1, 1), np.clip((hu - 40) / 200, -1, 1)])
+    folded = windows.reshape(2, cells, 2, cells, 2, cells, 2).transpose(0, 2, 4, 6, 1, 3, 5).reshape(16, cells, cells, cells)
+    about[4:7] = 1
+    for k, mm in enumerate(spacing):
+        away = np.abs(np.arange(cells) - (cells - 1) / 2).reshape(np.roll((-1, 1, 1), k)) * 2 * mm
+        if known:
+            about[1 + k] = away / 46
+        if half is not None:
+            about[4 + k] = np.clip((half[k] - away) / FACE_REACH, -1, 1)
+        about[7 + k] = math.log(len(hu) * mm / 80)
+    about[0] = np.sqrt((about[1:4] ** 2).sum(0))
+    return np.concatenate([folded, about]).astype(np.float32)
 
-
-CHANNELS = 11
+# %% ../nbs/32_unet.ipynb #7a23081b
 CROP_MM = 130.0  # images up to this size on every side were cut round a tumour
 
 
@@ -151,26 +163,17 @@ def half_of(image: Volume) -> np.ndarray:
     return np.array(image.shape) * image.spacing[::-1] / 2
 
 
-def grow_on(grid: Volume, image: Volume, point: Sequence[float]) -> np.ndarray:
-    "The region that one click gives, as shares of the grid's voxels; all 0 where the click is not in tissue."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the network's outcome is what will be judged
-        try:
-            return to_grid(segment_seeded(image, point), grid.spacing[0]).array
-        except MaskError:
-            return np.zeros(grid.shape, np.float32)
-
-# %% ../nbs/32_unet.ipynb #7a23081b
 @dataclass(frozen=True)
 class Case:
-    "One patient on the network's grid."
+    "One patient's CT round the tumour, on its own grid."
 
     patient_id: str
-    hu: np.ndarray  # (z, y, x)
-    inside: np.ndarray  # share of each voxel that is tumour
-    grown: np.ndarray  # share of each voxel in the region grown from the point
+    hu: np.ndarray  # (z, y, x), int16
+    inside: np.ndarray  # (z, y, x), bool
+    spacing: np.ndarray  # mm, z, y, x
     point: np.ndarray  # voxel (z, y, x): the middle of a crop, or else of the tumour
     half: np.ndarray | None  # half the crop's size in mm (z, y, x); None where the image is no crop
+    extent: float  # mm, the largest of the mask's box
     fingerprint: str  # of the CT's values, to know the same scan under another name
 
 
@@ -179,29 +182,26 @@ def fingerprint(image: Volume) -> str:
     return content_hash(np.rint(image.array).astype(np.int16))[:16]
 
 
-def prepare_case(cohort: Cohort, patient_id: str, spacing: float) -> Case:
-    "Read a patient's CT and mask onto the network's grid; NsclcError names what is wrong with them."
+def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Case:
+    "Read a patient's CT and mask, as far as looks can reach; NsclcError names what is wrong with them."
     image = cohort.image(patient_id)
-    mask = read_mask(cohort.mask_path(patient_id), image)
-    hu, inside = to_grid(image, spacing), to_grid(mask, spacing)
-    point = point_of(hu, (np.array(hu.shape) - 1) / 2) if is_crop(image) else centre_point(mask)
-    arrays = (np.clip(hu.array, -1024, 1500), inside.array, grow_on(hu, image, point))
-    half = half_of(image) if is_crop(image) else None
-    return Case(patient_id, *(a.astype(np.float16) for a in arrays), _voxel(hu, point), half, fingerprint(image))
+    inside, spacing, crop = read_mask(cohort.mask_path(patient_id), image).array.astype(bool), np.array(image.spacing[::-1]), is_crop(image)
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    point = (np.array(image.shape) - 1) / 2 if crop else ndimage.center_of_mass(inside)
+    reach = np.full(3, np.inf) if crop else (0.75 * settings.patch * settings.spacing + 30) / spacing  # a blind look lies some cm away
+    low = np.maximum(np.floor(point - reach), 0).astype(int)
+    part = tuple(slice(a, int(min(n, b))) for a, b, n in zip(low, np.ceil(point + reach) + 1, image.shape))
+    hu = np.clip(np.rint(image.array[part]), -1024, 1500).astype(np.int16)
+    extent = max((s.stop - s.start) * mm for s, mm in zip(box, spacing))
+    return Case(patient_id, hu, inside[part], spacing, np.asarray(point - low, float), half_of(image) if crop else None, extent, fingerprint(image))
 
 
-def _voxel(grid: Volume, point: Sequence[float]) -> np.ndarray:
-    "A place in mm as a voxel (z, y, x) of the grid, with fractions."
-    direction = np.asarray(grid.direction).reshape(3, 3)
-    return (direction.T @ (np.asarray(point, float) - grid.origin) / grid.spacing)[::-1]
-
-
-def prepare_cases(cohort: Cohort, patients: Sequence[str], spacing: float) -> list[Case]:
+def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[Case]:
     "The cases that can be read; a warning names each that cannot, and ModelError is raised where none can."
     cases = []
     for patient in patients:
         try:
-            cases.append(prepare_case(cohort, patient, spacing))
+            cases.append(prepare_case(cohort, patient, settings))
         except NsclcError as error:
             warnings.warn(f"{patient} is left out of training: {error}", stacklevel=2)
     if not cases:
@@ -210,49 +210,43 @@ def prepare_cases(cohort: Cohort, patients: Sequence[str], spacing: float) -> li
 
 
 def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    "A training patch: channels (11, n, n, n) and the share inside the tumour (1, n, n, n), as a crop, round a click, or blind."
+    "A training look of n voxels a side: channels (26, n/2, n/2, n/2) and the share inside the tumour (1, n, n, n); as a crop, round a click, or blind."
     kind = rng.choice(["crop", "click", "blind"], p=[1 - settings.click - settings.blind, settings.click, settings.blind])
-    point = case.point.copy()
-    if kind != "crop":
-        point += rng.normal(0, (3 if kind == "click" else 10) / settings.spacing, 3)
-    size, crop = settings.patch, kind == "crop" and case.half is not None
-    hu, corner = cut_view(case.hu, point, size, OUTSIDE if crop else None)
-    inside, grown = (cut_view(a, point, size, 0)[0].astype(np.float32) for a in (case.inside, case.grown))
-    hu = np.where(hu > OUTSIDE, hu.astype(np.float32) * rng.uniform(0.93, 1.07) + rng.normal(0, 20), OUTSIDE)
-    known = None if kind == "blind" else point - corner
-    x, y = network_input(hu, settings.spacing, known, grown, case.half if crop else None), inside[None]
-    flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
-    return np.ascontiguousarray(np.flip(x, flips)), np.ascontiguousarray(np.flip(y, flips))
+    off = {"crop": 0, "click": 3, "blind": 10}[kind]  # mm
+    point, crop, size = case.point + rng.normal(0, 1, 3) * off / case.spacing, kind == "crop" and case.half is not None, settings.patch
+    first = 2 * case.half if crop else np.full(3, size * settings.spacing)
+    near = case.extent * math.exp(rng.uniform(*np.log(CLOSER_DRAWN)))
+    wide = first if kind == "blind" or rng.random() >= settings.closer else np.minimum(max(near, SMALLEST_LOOK_MM), first)
+    step = wide * np.exp(rng.uniform(-0.1, 0.1, 3)) / size
+    hu, inside = (look(a, point, step / case.spacing, size) for a in (case.hu, case.inside))
+    hu = hu * rng.uniform(0.93, 1.07) + rng.normal(0, 20)
+    flips = [axis for axis in range(3) if rng.random() < 0.5]
+    x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind")
+    return x, np.ascontiguousarray(np.flip(inside, flips))[None]
 
 
-def cut_view(
-    array: np.ndarray,  # (z, y, x)
-    point: Sequence[float],  # the voxel in the middle, fractions allowed
-    size: int,
-    fill: float | None,  # what stands outside the array; None: the edge is repeated, as if the image went on
-) -> tuple[np.ndarray, np.ndarray]:
-    "A cube of the array round a point, and its first voxel in the array's own count (negative where it begins outside)."
-    corner = np.floor(np.asarray(point) - (size - 1) / 2 + 0.5).astype(int)
-    pads = [(max(0, -a), max(0, a + size - n)) for a, n in zip(corner, array.shape)]
-    start = [a + p for a, (p, _) in zip(corner, pads)]
-    mode = {"mode": "edge"} if fill is None else {"constant_values": fill}
-    return np.pad(array, pads, **mode)[tuple(slice(a, a + size) for a in start)], corner
+CLOSER_DRAWN = (1.2, 2.4)  # a closer look in training, in the tumour's largest extents
+SMALLEST_LOOK_MM = 24.0
 
 # %% ../nbs/32_unet.ipynb #bc4363e6
 def build_network(settings: UnetSettings) -> Any:
-    """MONAI's residual U-Net with eight features out, and a layer that weighs them to one.
+    """MONAI's `DynUNet` with batch normalisation, which keeps what a normalisation over one image takes away: how much of it is tumour.
 
-    The last layer stands outside of the U-Net, whose own last layer is normalised over the image: with one feature that would take
-    away how large the tumour is.
+    A cell of its input and output holds 2 x 2 x 2 voxels: an eighth of the work of a network on the voxels themselves.
     """
-    torch = _torch()
-    from monai.networks.nets import UNet
+    _torch()
+    from monai.networks.nets import DynUNet
 
-    unet = UNet(3, CHANNELS, FEATURES, settings.channels, (2,) * (len(settings.channels) - 1), num_res_units=settings.units, norm="instance")
-    return torch.nn.Sequential(unet, torch.nn.Conv3d(FEATURES, 1, 1))
+    levels = len(settings.channels)
+    sizes = {"kernel_size": [3] * levels, "strides": [1] + [2] * (levels - 1), "upsample_kernel_size": [2] * (levels - 1)}
+    return DynUNet(3, CHANNELS, 8, **sizes, filters=settings.channels, norm_name="batch")
 
 
-FEATURES = 8  # of each voxel, out of the U-Net
+def _logits(network: Any, x: Any) -> Any:
+    "The network's logit of each voxel, (batch, 1, n, n, n), for inputs (batch, 26, n/2, n/2, n/2)."
+    from monai.networks.utils import pixelshuffle
+
+    return pixelshuffle(network(x.contiguous(memory_format=_torch().channels_last_3d)), 3, 2)
 
 
 def train_network(
@@ -270,24 +264,44 @@ def train_network(
     rng = make_rng(settings.seed, "patches")
     with torch_apart(1 if where == "cpu" else None, settings.seed, where):
         network, loss_of = build_network(settings).to(where).train(), DiceCELoss(sigmoid=True)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate, total_steps=steps, pct_start=0.15)
+        descent = _Descent(network, settings.rate, steps)
         order = _endless(len(cases), rng)
         for _ in tqdm(range(steps), desc=name, disable=not name):
             x, y = (
                 torch.from_numpy(np.stack(a)).to(where)
                 for a in zip(*(draw_patch(cases[next(order)], settings, rng) for _ in range(settings.batch)))
             )
-            loss = loss_of(network(x), y)
+            loss = loss_of(_logits(network, x), y)
             if not torch.isfinite(loss):
-                raise ModelError(f"training diverged at step {len(losses)} of {steps}: lower the learning rate, now {settings.rate}")
-            optimiser.zero_grad()
+                raise ModelError(f"training diverged at step {len(losses)} of {steps}: lower the rate, now {settings.rate}")
+            network.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
+            descent.step()
             losses.append(float(loss.detach()))
     return network.eval(), [float(np.mean(part)) for part in np.array_split(losses, 10)]
+
+
+class _Descent:
+    "Muon for the filters of the convolutions, as matrices with a row a filter, AdamW with a tenth of its rate for all else; one cycle each."
+
+    def __init__(self, network: Any, rate: float, steps: int) -> None:
+        torch = _torch()
+        filters = [p for p in network.parameters() if p.ndim == 5 and p.shape[-1] == 3]
+        rest = [p for p in network.parameters() if not any(p is f for f in filters)]
+        self.network, self.pairs = network, [(p, torch.nn.Parameter(p.detach().flatten(1))) for p in filters]  # matrices share the filters' memory
+        matrices = [matrix for _, matrix in self.pairs]
+        self.optimisers = [torch.optim.Muon(matrices, rate, weight_decay=0.1, adjust_lr_fn="original"), torch.optim.AdamW(rest, rate / 10)]
+        self.schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(o, r, total_steps=steps, pct_start=0.15, cycle_momentum=False)
+            for o, r in zip(self.optimisers, (rate, rate / 10))
+        ]
+
+    def step(self) -> None:
+        _torch().nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        for weights, matrix in self.pairs:
+            matrix.grad = weights.grad.flatten(1)
+        for one in (*self.optimisers, *self.schedules):
+            one.step()
 
 
 def _endless(n: int, rng: np.random.Generator) -> Iterator[int]:
@@ -308,43 +322,47 @@ class Segmenter:
 
     def probability(
         self,
-        hu: np.ndarray,  # (z, y, x) on the network's grid
-        point: Sequence[float] | None = None,  # voxel (z, y, x)
-        grown: np.ndarray | None = None,
-        half: Sequence[float] | None = None,  # mm from the point to the faces of a crop
+        hu: np.ndarray,  # (n, n, n): a look, of n = `patch` voxels a side
+        spacing: Sequence[float],  # mm (z, y, x) of its voxels
+        half: Sequence[float] | None = None,  # mm from its middle to the faces of a crop
+        known: bool = True,  # False: its middle is no point in a tumour
         device: str = "auto",
     ) -> np.ndarray:
-        """Probability of tumour at each voxel (z, y, x) of the grid: the mean over networks and, with a point, over mirror images.
+        """Probability of tumour at each voxel (n, n, n): the mean over networks and, with a point, over mirror images.
 
         A search without a point only has to find places to look at again, so it does without the mirror images' cost.
         """
-        multiple = 2 ** (len(self.settings.channels) - 1)
-        extra = [max(self.settings.patch, math.ceil(n / multiple) * multiple) - n for n in hu.shape]
-        pads = [(e // 2, e - e // 2) for e in extra]
-        wide = np.pad(hu, pads, mode="edge") if half is None else np.pad(hu, pads, constant_values=OUTSIDE)
-        region = None if grown is None else np.pad(grown, pads)
-        middle = None if point is None else np.asarray(point) + [a for a, _ in pads]
-        found = _forward(self.networks, network_input(wide, self.spacing, middle, region, half), device, point is not None)
-        return found[tuple(slice(a, a + n) for (a, _), n in zip(pads, hu.shape))]
+        return _forward(self.networks, network_input(hu, spacing, half, known), device, known)
+
+    @property
+    def patch(self) -> int:
+        "Voxels on each side of a look."
+        return self.settings.patch
 
     @property
     def spacing(self) -> float:
-        "mm of the network's grid."
+        "mm of a look's voxels where nothing tells how large the tumour is."
         return self.settings.spacing
 
 
 def _forward(networks: Sequence[Any], x: np.ndarray, device: str, mirrored: bool) -> np.ndarray:
     "The networks' mean over an input, and over its mirror image on each axis where asked for."
     torch = _torch()
-    where, flips = choose_device(device), ((), (2,), (3,), (4,)) if mirrored else ((),)
-    total = np.zeros(x.shape[1:], np.float32)
+    where, flips = choose_device(device), ((), (0,), (1,), (2,)) if mirrored else ((),)
+    batch, total = torch.from_numpy(np.stack([_mirrored(x, flip) for flip in flips])).to(where), 0
     with torch.inference_mode():
-        image = torch.from_numpy(x)[None].to(where)
         for network in networks:
-            for flip in flips:
-                logits = network.to(where)(image.flip(flip) if flip else image)
-                total += torch.sigmoid(logits.flip(flip) if flip else logits)[0, 0].cpu().numpy()
+            found = torch.sigmoid(_logits(network.to(where), batch))[:, 0].cpu().numpy()
+            total = total + sum(np.flip(f, flip) for f, flip in zip(found, flips))
     return total / (len(flips) * len(networks))
+
+
+def _mirrored(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    "The input of the mirror image: cells change places, and so do the voxels in them; all else is the same on both sides of the middle."
+    cells = x.shape[-1]
+    windows = x[:16].reshape(2, 2, 2, 2, cells, cells, cells)
+    windows = np.flip(windows, [a for axis in axes for a in (1 + axis, 4 + axis)])
+    return np.concatenate([windows.reshape(16, cells, cells, cells), x[16:]])
 
 
 def save_model(model: Segmenter, folder: str | Path) -> Path:
@@ -353,14 +371,19 @@ def save_model(model: Segmenter, folder: str | Path) -> Path:
 
     with atomic_folder(folder) as path:
         for k, network in enumerate(model.networks):
-            save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, path / f"network_{k}.safetensors")
+            save_file({n: t.cpu().contiguous() for n, t in _tensors(network).items()}, path / f"network_{k}.safetensors")
         about = {"kind": _KIND, "settings": asdict(model.settings), "trained_on": dict(model.trained_on), "evidence": model.evidence}
         weights = {p.name: content_hash(p) for p in sorted(path.glob("*.safetensors"))}
         write_json(path / "model.json", {**about, "name": model.name, "weights": weights})
     return Path(folder)
 
 
-_KIND = "nsclc_radiomics unet 2"
+_KIND = "nsclc_radiomics unet 3"
+
+
+def _tensors(network: Any) -> dict[str, Any]:
+    "A network's weights and running means by name, each once: a part of MONAI's network stands in it under two names."
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def load_model(folder: str | Path) -> Segmenter:
@@ -375,14 +398,19 @@ def load_model(folder: str | Path) -> Segmenter:
     about = read_json(folder / "model.json")
     try:
         if about["kind"] != _KIND:
-            raise ModelError(f"{folder}/model.json: a model of kind {about['kind']!r}, expected {_KIND!r}")
+            raise ModelError(f"{folder}/model.json: a model of kind {about['kind']!r}, expected {_KIND!r}; train it again")
         settings, networks = UnetSettings(**about["settings"]), []
         for name, digest in sorted(about["weights"].items()):
             if Path(name).name != name or content_hash(folder / name) != digest:
                 raise ModelError(f"{folder / name}: not the weights that were saved; copy the model again")
             with torch_apart(seed=settings.seed):  # drawn weights, replaced at once
                 networks.append(build_network(settings))
-            networks[-1].load_state_dict(load_file(folder / name))
+            own, stored = _tensors(networks[-1]), load_file(folder / name)
+            if own.keys() != stored.keys():
+                raise ModelError(f"{folder / name}: weights of another network; train it again")
+            with torch.no_grad():
+                for key, tensor in own.items():
+                    tensor.copy_(stored[key])
         trained_on = {str(k): str(v) for k, v in about["trained_on"].items()}
         return Segmenter(tuple(n.eval() for n in networks), settings, trained_on, str(about["evidence"]), str(about["name"]))
     except (KeyError, TypeError, AttributeError, OSError, RuntimeError, OptionError) as error:
@@ -390,7 +418,7 @@ def load_model(folder: str | Path) -> Segmenter:
 
 # %% ../nbs/32_unet.ipynb #7afd83f6
 THRESHOLD = 0.5
-VIEW_MM = 96.0  # looked at round a point
+CLOSER = 1.7  # a closer look is so many times as wide as what the first one found
 SMALLEST_CM3 = 0.05  # a ball of 4.6 mm: below, a spot is noise on a grid of some mm
 
 
@@ -405,7 +433,7 @@ class Segmentation:
 
 def segment(
     image: Volume,  # CT in HU
-    model: Any,  # a `Segmenter`, or anything with `spacing` and `probability`
+    model: Any,  # a `Segmenter`, or anything with `patch`, `spacing` and `probability`
     where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in mm (x, y, z)
     device: str = "auto",
 ) -> Segmentation:
@@ -415,37 +443,68 @@ def segment(
             f"segmentation needs a CT in HU with lung in it; this image has unit {image.unit!r} and values "
             f"{float(image.array.min()):g} to {float(image.array.max()):g}"
         )
-    grid = to_grid(image, model.spacing)
+    crop = is_crop(image)
     if isinstance(where, str):
         if where not in ("auto", "centre", "search"):
             raise OptionError(f"where must be auto, centre, search or a point in mm, got {where!r}")
-        if where == "search" or (where == "auto" and not is_crop(image)):
-            return _search(image, grid, model, device)
-        where, half = point_of(grid, (np.array(grid.shape) - 1) / 2), half_of(image) if is_crop(image) else None
+        if where == "search" or (where == "auto" and not crop):
+            return _search(image, model, device)
+        centre, half = (np.array(image.shape) - 1) / 2, half_of(image) if crop else None
     else:
         index_of(image, where)
-        half = None
-    probability = _look(image, grid, model, where, device, half)
-    inside = _one_part(probability >= THRESHOLD, _voxel(grid, where))
-    return _finish(
-        image,
-        grid,
-        np.where(inside | (probability < THRESHOLD), probability, 0),
-        [_place(grid, probability, inside)] if inside.any() else [],
-    )
+        centre, half = _voxel(image, where), None
+    return _finish(image, [found] if (found := _look_twice(image, model, centre, half, device)) else [])
 
 
-def _look(image: Volume, grid: Volume, model: Any, point: Sequence[float], device: str, half: np.ndarray | None = None) -> np.ndarray:
-    "Probability on the whole grid from one look at the surroundings of a point; 0 further away."
-    at, reach = _voxel(grid, point), VIEW_MM / 2 / grid.spacing[0]
-    low = np.maximum(np.ceil(at - reach).astype(int), 0)
-    high = np.minimum(np.floor(at + reach).astype(int) + 1, grid.shape)
-    window = tuple(slice(a, b) for a, b in zip(low, high))
-    probability = np.zeros(grid.shape, np.float32)
-    probability[window] = model.probability(
-        grid.array[window], at - low, grow_on(grid, image, point)[window], half, device
-    )
-    return probability
+@dataclass(frozen=True)
+class _Found:
+    "A part that was found in a look."
+
+    probability: Volume  # on the look's grid; other parts taken out
+    inside: np.ndarray  # bool, on the same grid
+
+    @property
+    def volume_cm3(self) -> float:
+        return float(self.inside.sum()) * self.probability.voxel_volume / 1000
+
+    @property
+    def mean(self) -> float:
+        return float(self.probability.array[self.inside].mean())
+
+    @property
+    def centre(self) -> tuple[float, float, float]:
+        return point_of(self.probability, ndimage.center_of_mass(self.inside))
+
+
+def _look_twice(image: Volume, model: Any, centre: np.ndarray, half: np.ndarray | None, device: str) -> _Found | None:
+    "What is found round a voxel (z, y, x): in a first look at the whole crop, or as wide as the model's, and where that is less, in a closer one too."
+    wide = 2 * half if half is not None else np.full(3, model.patch * model.spacing)
+    found = _one_look(image, model, centre, wide, half, device)
+    if found is None:
+        return None
+    box = ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    near = CLOSER * max((s.stop - s.start) * mm for s, mm in zip(box, found.probability.spacing[::-1]))
+    near = max(near, SMALLEST_LOOK_MM)
+    return found if near > 0.9 * wide.max() else _one_look(image, model, centre, np.minimum(near, wide), half, device) or found
+
+
+def _one_look(image: Volume, model: Any, centre: np.ndarray, wide: np.ndarray, half: np.ndarray | None, device: str) -> _Found | None:
+    "What is found nearest to a voxel in one look, so many mm (z, y, x) wide; None where there is nothing."
+    size = model.patch
+    step = wide / size / image.spacing[::-1]  # in the image's voxels
+    corner = point_of(image, centre - (size - 1) / 2 * step)
+    seen = model.probability(look(image.array, centre, step, size), wide / size, half, device=device)
+    grid = Volume(seen.astype(np.float32), tuple(wide[::-1] / size), corner, image.direction)
+    inside = _one_part(seen >= THRESHOLD, np.full(3, (size - 1) / 2))
+    if not inside.any():
+        return None
+    return _Found(grid.with_array(np.where(inside | (seen < THRESHOLD), seen, 0).astype(np.float32)), inside)
+
+
+def _voxel(grid: Volume, point: Sequence[float]) -> np.ndarray:
+    "A place in mm as a voxel (z, y, x) of the grid, with fractions."
+    direction = np.asarray(grid.direction).reshape(3, 3)
+    return (direction.T @ (np.asarray(point, float) - grid.origin) / grid.spacing)[::-1]
 
 
 def _one_part(mask: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -457,20 +516,17 @@ def _one_part(mask: np.ndarray, near: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(mask)
 
 # %% ../nbs/32_unet.ipynb #b7d5fc3f
-def _place(grid: Volume, probability: np.ndarray, inside: np.ndarray) -> dict[str, float]:
-    centre = point_of(grid, ndimage.center_of_mass(inside))
-    volume = float(inside.sum()) * grid.voxel_volume / 1000
-    return dict(zip("xyz", centre)) | {"volume_cm3": volume, "probability": float(probability[inside].mean())}
-
-
-def _finish(image: Volume, grid: Volume, probability: np.ndarray, places: list[dict[str, float]]) -> Segmentation:
-    "The probability on the image's own grid, cut at one half, and the note."
-    table = pd.DataFrame(places, columns=["x", "y", "z", "volume_cm3", "probability"])
+def _finish(image: Volume, found: Sequence[_Found]) -> Segmentation:
+    "The first of what was found, on the image's own grid, and a note on all of it."
+    table = pd.DataFrame(
+        [dict(zip("xyz", f.centre)) | {"volume_cm3": f.volume_cm3, "probability": f.mean} for f in found],
+        columns=["x", "y", "z", "volume_cm3", "probability"],
+    )
     blank = image.with_array(np.zeros(image.shape, bool), "mask")
-    if not places:
+    if not found:
         return Segmentation(blank, "no tumour found", table)
-    moved = _to_image(grid, probability, image)
-    inside = _one_part(moved >= THRESHOLD, _voxel(image, [table[c].iloc[0] for c in "xyz"]))
+    moved = _to_image(found[0].probability, image)
+    inside = _one_part(moved >= THRESHOLD, _voxel(image, found[0].centre))
     if inside.sum() * image.voxel_volume / 1000 < SMALLEST_CM3:
         return Segmentation(blank, f"no tumour found: only a spot of less than {SMALLEST_CM3} cm³", table)
     note = f"a tumour of {inside.sum() * image.voxel_volume / 1000:.1f} cm³"
@@ -482,25 +538,36 @@ def _finish(image: Volume, grid: Volume, probability: np.ndarray, places: list[d
     )
 
 
-def _to_image(grid: Volume, probability: np.ndarray, image: Volume) -> np.ndarray:
-    "Linear interpolation of the probability onto the image's grid, only in the box where there is any."
+def _to_image(grid: Volume, image: Volume) -> np.ndarray:
+    "Linear interpolation of a probability onto the image's grid, only in the box where there is any; beyond a look's last voxel, its value."
     out = np.zeros(image.shape, np.float32)
-    hot = np.argwhere(probability >= 0.1)
+    hot = np.argwhere(grid.array >= 0.1)
     if not len(hot):
         return out
     ends = np.array([_voxel(image, point_of(grid, c)) for c in (hot.min(0) - 1, hot.max(0) + 1)])
     low = np.maximum(np.floor(ends.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(ends.max(0)).astype(int) + 1, image.shape)
     size = [int(n) for n in (high - low)[::-1]]
-    source = grid.with_array(probability.astype(np.float32), "").to_sitk()
     target = (size, sitk.Transform(), sitk.sitkLinear, point_of(image, low), image.spacing, image.direction, 0.0, sitk.sitkFloat32)
-    out[tuple(slice(a, b) for a, b in zip(low, high))] = sitk.GetArrayViewFromImage(sitk.Resample(source, *target, True))
+    out[tuple(slice(a, b) for a, b in zip(low, high))] = sitk.GetArrayViewFromImage(sitk.Resample(grid.to_sitk(), *target, True))
     return out
 
 # %% ../nbs/32_unet.ipynb #57c5e940
-SEARCH_STEP = 32  # voxels between two windows of the sliding search
-SEARCH_SIDE = 48  # voxels on each side of a window
 MOST_PLACES = 5  # looked at again
+
+
+def to_grid(volume: Volume, spacing: float) -> Volume:
+    "The volume averaged onto an isotropic grid of the same centre and axes, float32; a mask becomes shares of voxels."
+    image = sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)
+    factors = [max(1, int(spacing / s)) for s in volume.spacing]
+    if max(factors) > 1:
+        image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize())])
+    cells = [max(1, round(n * s / spacing)) for n, s in zip(volume.shape[::-1], volume.spacing)]
+    middle = point_of(volume, (np.array(volume.shape) - 1) / 2)
+    direction = np.asarray(volume.direction).reshape(3, 3)
+    origin = np.array(middle) - direction @ ((np.array(cells) - 1) / 2 * spacing)
+    grid = (cells, sitk.Transform(), sitk.sitkLinear, tuple(origin), (spacing,) * 3, volume.direction, 0.0, sitk.sitkFloat32)
+    return Volume.from_sitk(sitk.Resample(image, *grid, True), volume.unit)
 
 
 def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
@@ -520,43 +587,47 @@ def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
 
 
 def _slide(grid: Volume, model: Any, device: str) -> np.ndarray:
-    "Probability without a point, averaged over overlapping windows in the box of the lungs; 0 outside."
-    box = lung_box(grid)
+    "Probability without a point, averaged over overlapping looks in the box of the lungs; 0 outside."
+    side, box = model.patch, lung_box(grid)
     part = grid.array[box]
-    total, weight = np.zeros(part.shape, np.float32), np.zeros(part.shape, np.float32)
-    starts = [sorted({*range(0, max(1, n - SEARCH_SIDE), SEARCH_STEP), max(0, n - SEARCH_SIDE)}) for n in part.shape]
+    short = [(0, max(0, side - n)) for n in part.shape]
+    wide = np.pad(part, short, mode="edge")
+    total, weight, share = np.zeros(wide.shape, np.float32), np.zeros(wide.shape, np.float32), np.ones((side,) * 3, np.float32)
+    share[tuple(slice(side // 8, -(side // 8)) for _ in range(3))] = 4  # a look knows its middle better than its rim
+    starts = [sorted({*range(0, n - side, 3 * side // 4), n - side}) for n in wide.shape]
     for corner in np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 3):
-        window = tuple(slice(a, a + SEARCH_SIDE) for a in corner)
-        if float(part[window].max()) < -700:
+        window = tuple(slice(a, a + side) for a in corner)
+        if float(wide[window].max()) < -700:
             continue  # air only
-        probability = model.probability(part[window], device=device)
-        share = np.ones(probability.shape, np.float32)
-        share[tuple(slice(4, -4) for _ in range(3))] = 4  # a window knows its middle better than its rim
-        total[window] += share * probability
+        total[window] += share * model.probability(wide[window], grid.spacing[::-1], known=False, device=device)
         weight[window] += share
     out = np.zeros(grid.shape, np.float32)
-    out[box] = total / np.maximum(weight, 1)
+    out[box] = (total / np.maximum(weight, 1))[tuple(slice(0, n) for n in part.shape)]
     return out
 
 
-def _search(image: Volume, grid: Volume, model: Any, device: str) -> Segmentation:
+def _search(image: Volume, model: Any, device: str) -> Segmentation:
     "Slide, then look again at each place that was found; the most likely one becomes the mask."
+    grid = to_grid(image, model.spacing)
     first = _slide(grid, model, device)
     parts, n = ndimage.label(first >= THRESHOLD)
     if not n:
-        return _finish(image, grid, first, [])
-    sums = ndimage.sum_labels(first, parts, np.arange(1, n + 1))
-    found = []
+        return _finish(image, [])
+    sums, found = ndimage.sum_labels(first, parts, np.arange(1, n + 1)), []
     for label in 1 + np.argsort(-sums, kind="stable")[:MOST_PLACES]:
         if (parts == label).sum() * grid.voxel_volume / 1000 < SMALLEST_CM3:
             continue
         point = point_of(grid, np.argwhere(parts == label).mean(0))
-        probability = _look(image, grid, model, point, device)
-        inside = _one_part(probability >= THRESHOLD, _voxel(grid, point))
-        if inside.any() and not any((inside & other).any() for _, _, other in found):
-            found.append((_place(grid, probability, inside), np.where(inside | (probability < THRESHOLD), probability, 0), inside))
-    found.sort(key=lambda f: -f[0]["volume_cm3"] * f[0]["probability"])
-    return _finish(image, grid, found[0][1] if found else first, [f[0] for f in found])
+        place = _look_twice(image, model, _voxel(image, point), None, device)
+        if place and not any(_holds(one, other.centre) for a, b in ((place, f) for f in found) for one, other in ((a, b), (b, a))):
+            found.append(place)
+    return _finish(image, sorted(found, key=lambda f: -f.volume_cm3 * f.mean))
+
+
+def _holds(found: _Found, point: Sequence[float]) -> bool:
+    "Does a place in mm lie in the box of what was found?"
+    at, box = _voxel(found.probability, point), ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    return all(s.start <= a < s.stop for a, s in zip(at, box))
 
 # %% ../nbs/32_unet.ipynb #b4b4158e
 def segmentation_folds(
@@ -593,7 +664,7 @@ def train_segmenter(
     settings, out = settings or UnetSettings(), Path(out)
     table = cohort.patients
     chosen = sorted(patients if patients is not None else table.loc[table["split"].eq("train") & table["has_ct"].eq(True), "patient_id"])
-    cases = prepare_cases(cohort, chosen, settings.spacing)
+    cases = prepare_cases(cohort, chosen, settings)
     split = segmentation_folds([c.patient_id for c in cases], folds, settings.seed)
     made_of = content_hash(asdict(settings), folds, [(c.patient_id, c.fingerprint, content_hash(c.inside)) for c in cases])
     if (out / "training.json").is_file() and read_json(out / "training.json")["made_of"] == made_of:
@@ -796,13 +867,13 @@ class Bundle:
             near = point_of(image, (np.array(image.shape) - 1) / 2)
         parts, n = ndimage.label(probability >= THRESHOLD)
         if not n:
-            return _finish(image, grid, probability, [])
+            return _finish(image, [])
         sums = ndimage.sum_labels(probability, parts, np.arange(1, n + 1))
         order = (
             [int(parts[_one_nearest(parts, _voxel(grid, near))])] if near is not None else (1 + np.argsort(-sums))[:MOST_PLACES].tolist()
         )
-        kept = np.where((parts == order[0]) | (parts == 0), probability, 0)
-        return _finish(image, grid, kept, [_place(grid, probability, parts == label) for label in order])
+        alone = ((np.where((parts == k) | (parts == 0), probability, 0).astype(np.float32), parts == k) for k in order)
+        return _finish(image, [_Found(grid.with_array(array, ""), inside) for array, inside in alone])
 
     def _probability(self, image: Volume, device: str) -> tuple[np.ndarray, Volume]:
         torch = _torch()

@@ -47,7 +47,7 @@ def test_scores_of_patients_that_were_learnt_from_come_with_a_warning(command, c
     pytest.importorskip("monai")
     from nsclc_radiomics.unet import Segmenter, UnetSettings, build_network, fingerprint, save_model
 
-    settings = UnetSettings(spacing=4, patch=16, channels=(4, 8), units=1)
+    settings = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8))
     seen = {"P1": fingerprint(load_cohort(cohort).image("P1"))}
     model = save_model(Segmenter((build_network(settings).eval(),), settings, seen), tmp_path / "model")
     done = command("segment", cohort, "--model", model, "-o", tmp_path / "found", "--device", "cpu")

@@ -5,11 +5,14 @@ import pickle
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
 from nsclc_radiomics.cohort import Cohort, load_cohort, save_cohort
 from nsclc_radiomics.core import (
@@ -19,6 +22,7 @@ from nsclc_radiomics.core import (
     OptionError,
     Volume,
     grid_difference,
+    make_rng,
     read_json,
     read_volume,
     write_json,
@@ -31,9 +35,13 @@ from nsclc_radiomics.unet import (
     UnetSettings,
     build_network,
     choose_device,
+    draw_patch,
     load_bundle,
     load_model,
+    look,
+    network_input,
     open_model,
+    prepare_case,
     save_model,
     seen_patients,
     segment,
@@ -46,7 +54,7 @@ from nsclc_radiomics.unet import (
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai")
 
-SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8), units=1, patches=24, batch=2)
+SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8), patches=24, batch=2)
 
 
 def ball_patient(k, shape=(24, 40, 40), spacing=(2.0, 2.0, 3.0)):
@@ -83,9 +91,10 @@ class Dense:
     "Stands in for a network: tissue is tumour."
 
     spacing: float = 2.0
+    patch: int = 32
     trained_on: dict = field(default_factory=dict)
 
-    def probability(self, hu, point=None, grown=None, half=None, device="auto"):
+    def probability(self, hu, spacing, half=None, known=True, device="auto"):
         return (hu > -300).astype(np.float32)
 
 
@@ -161,8 +170,8 @@ def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path)
 
 def test_a_model_comes_back_equal_and_tampering_is_noticed(trained, tmp_path):
     out, model, _ = trained
-    hu = ball_patient(2)[0].array[::2, ::2, ::2].astype(np.float32)
-    assert np.array_equal(load_model(out / "model").probability(hu, device="cpu"), model.probability(hu, device="cpu"))
+    hu = look(ball_patient(2)[0].array, (12, 20, 20), (1.5, 2, 2), 16)
+    assert np.array_equal(load_model(out / "model").probability(hu, (4, 4, 4), device="cpu"), model.probability(hu, (4, 4, 4), device="cpu"))
     for change in (
         {"kind": "other"},
         {"weights": {"../x.safetensors": "0"}},
@@ -408,9 +417,59 @@ def test_devices():
         choose_device("quantum")
 
 
-def test_a_network_takes_any_size():
-    model = Segmenter((build_network(SMALL).eval(),), SMALL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for shape in ((5, 9, 40), (33, 17, 20)):
-            assert model.probability(np.full(shape, -800, np.float32), device="cpu").shape == shape
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    centre=st.tuples(*[st.floats(-2, 10)] * 3),
+    step=st.tuples(*[st.floats(0.2, 4)] * 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_look_is_a_weighted_mean_of_the_array(shape, centre, step):
+    "Linear in place where there is room, never beyond the array's values, and the same as interpolation by SciPy where nothing is averaged."
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    seen = look(array, centre, step, 4)
+    assert seen.shape == (4, 4, 4) and array.min() - 1e-5 <= seen.min() and seen.max() <= array.max() + 1e-5
+    if max(step) <= 1:
+        at = np.meshgrid(*(c + (np.arange(4) - 1.5) * s for c, s in zip(centre, step)), indexing="ij")
+        assert np.allclose(seen, ndimage.map_coordinates(array, at, order=1, mode="nearest"), atol=1e-4)
+
+
+def test_the_input_of_a_mirrored_look_is_the_mirrored_input():
+    from nsclc_radiomics.unet import _mirrored
+
+    hu = np.random.default_rng(0).normal(-400, 300, (16, 16, 16))
+    for axes in ((0,), (1,), (2,), (0, 2)):
+        assert np.array_equal(network_input(np.flip(hu, axes), (1, 2, 3), (9, 20, 30)), _mirrored(network_input(hu, (1, 2, 3), (9, 20, 30)), axes))
+
+
+def test_what_is_not_pointed_at_is_not_told():
+    hu = np.zeros((16, 16, 16))
+    told, blind = network_input(hu, (2, 2, 2), (10, 30, 30)), network_input(hu, (2, 2, 2), known=False)
+    assert told[16:20].any() and told[20].min() < 0 < told[21].min() and not blind[16:20].any() and (blind[20:23] == 1).all()
+
+
+def test_a_small_tumour_is_looked_at_again_closer():
+    "The stand-in is asked twice: about the whole crop, then about so much that what was found fills much of it."
+    asked = []
+
+    class Asked(Dense):
+        def probability(self, hu, spacing, half=None, known=True, device="auto"):
+            asked.append(32 * np.asarray(spacing))
+            return super().probability(hu, spacing)
+
+    image, mask = ball_patient(0)
+    assert dice(segment(image, Asked()).mask, mask) > 0.9
+    assert np.allclose(asked[0], (72, 80, 80)) and len(asked) == 2 and 24 <= asked[1].max() < 50
+
+
+def test_looks_of_all_kinds_are_drawn_from_a_scan_that_is_no_crop(tmp_path):
+    image, (ball, _) = two_tumours()
+    write_volume(image, tmp_path / "images/W/ct.nii.gz")
+    write_volume(Volume(ball, image.spacing, image.origin, unit="mask"), tmp_path / "images/W/ct_mask.nii.gz")
+    table = pd.DataFrame({"patient_id": ["W"], "centre": "A", "split": "train", "has_ct": True, "has_pet": False})
+    save_cohort(tmp_path, {"name": "whole", "evidence": "simulated", "endpoint": "none"}, table)
+    case = prepare_case(load_cohort(tmp_path), "W", SMALL)
+    assert case.half is None and case.inside.sum() == ball.sum() and case.extent == pytest.approx(28, abs=3)
+    for kinds in ({"click": 0.0, "blind": 0.0}, {"click": 1.0, "blind": 0.0}, {"click": 0.0, "blind": 1.0}):
+        x, y = draw_patch(case, replace(SMALL, **kinds), make_rng(0, str(kinds)))
+        assert x.shape == (26, 8, 8, 8) and y.shape == (1, 16, 16, 16) and y.max() > 0.5
+        assert x[16:20].any() == (kinds["blind"] == 0)
