@@ -159,7 +159,7 @@ def outline_reference(
     out: str | Path,  # a folder for the networks and masks; what it holds already is not made again
     reference: str | Path,  # the reference data, as `reference_dir` gives them
     settings: UnetSettings | None = None,
-    folds: int = 5,
+    folds: int = 4,
     jobs: int | None = None,  # folds at once; default: one a core
 ) -> tuple[Cohort, pd.DataFrame]:
     "The real crops as a cohort, and a row of scores a patient and method: columns `images`, `method`, patient_id and the scores."
