@@ -176,6 +176,7 @@ def _add_segment_commands(commands: Commands) -> None:
     train.add_argument("cohort", type=Path, metavar="COHORT")
     train.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="receives model/, scores.csv and out-of-fold masks")
     train.add_argument("--folds", type=int, default=3)
+    train.add_argument("--patches", type=int, default=2000, help="looks at patients in the training of each network (default 2000): more help, and take longer")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.add_argument("--jobs", type=int, default=None, help="folds side by side (default: one a core)")
 
@@ -213,9 +214,10 @@ def _segment_one(args: argparse.Namespace) -> int:
 def _train_segmenter(args: argparse.Namespace) -> None:
     from nsclc_radiomics.cohort import load_cohort
     from nsclc_radiomics.segmentation import summarise_scores
-    from nsclc_radiomics.unet import train_segmenter
+    from nsclc_radiomics.unet import UnetSettings, train_segmenter
 
-    _, scores = train_segmenter(load_cohort(args.cohort), args.out, folds=args.folds, device=args.device, jobs=args.jobs)
+    settings = UnetSettings(patches=args.patches)
+    _, scores = train_segmenter(load_cohort(args.cohort), args.out, settings, args.folds, device=args.device, jobs=args.jobs)
     print(summarise_scores(scores).to_string())
 
 # %% ../nbs/98_cli.ipynb #5166bd58
