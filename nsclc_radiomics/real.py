@@ -179,7 +179,8 @@ def outline_scores(
     columns = ["method", "score", "patients", "median", "low", "high"]
     click = summarise_scores(clicks).reset_index(names="score").assign(method="one click")
     recorded = {score: numbers.get(f"segmentation.owkin_crops.network_given_the_crop.{score}") for score in click["score"]}
-    network = [("network, out of fold", score, np.nan, n["value"], n["low"], n["high"]) for score, n in recorded.items() if n]
+    patients = numbers.get("segmentation.owkin_crops.network_given_the_crop.patients", {}).get("value", np.nan)
+    network = [("network, out of fold", score, patients, n["value"], n["low"], n["high"]) for score, n in recorded.items() if n]
     return pd.DataFrame([*click[columns].itertuples(index=False), *network], columns=columns)
 
 
