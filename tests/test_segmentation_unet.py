@@ -28,6 +28,7 @@ from nsclc_radiomics.core import (
     write_json,
     write_volume,
 )
+from nsclc_radiomics.device import torch_apart
 from nsclc_radiomics.mask import dice
 from nsclc_radiomics.segmentation import centre_point, point_of
 from nsclc_radiomics.unet import (
@@ -42,12 +43,14 @@ from nsclc_radiomics.unet import (
     network_input,
     open_model,
     prepare_case,
+    prepare_cases,
     save_model,
     seen_patients,
     segment,
     segment_cohort,
     segmentation_folds,
     to_grid,
+    train_network,
     train_segmenter,
 )
 
@@ -134,6 +137,14 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
     # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a voxel or two
     pd.testing.assert_series_equal(scores["dice"], again["dice"], rtol=1e-3)
     assert read_json(out / "model/model.json")["weights"] == read_json(tmp_path / "run/model/model.json")["weights"]
+
+
+def test_the_filters_learn(cohort):
+    "Muon works on matrices that share the filters' memory: were they copies, the filters would stay as they were drawn."
+    network, _ = train_network(prepare_cases(cohort, ["P0", "P1"], SMALL), SMALL, "cpu")
+    with torch_apart(seed=SMALL.seed):
+        drawn = build_network(SMALL)
+    assert not any(torch.equal(before, after) for before, after in zip(drawn.parameters(), network.parameters()))
 
 
 def test_the_callers_random_state_is_kept(cohort, tmp_path):
