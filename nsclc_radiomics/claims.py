@@ -21,11 +21,11 @@ from .core import OptionError, reference_dir, shipped_yaml
 from .style import COLOURS
 
 # %% auto #0
-__all__ = ['METRICS', 'STATED_SHARES', 'HALF', 'MODEL_KEYS', 'VERDICTS', 'Numbers', 'reported_performance', 'reported_challenges',
-           'reported_dataset', 'reported_features', 'reported_network', 'prevalence_range', 'patient_counts',
-           'chord_auc', 'auc_bounds', 'binormal_auc', 'check_arithmetic', 'hanley_mcneil_error', 'interval_of_reported',
-           'needed_correlation', 'paper_text', 'begins_at', 'count_words', 'contradictions', 'claims', 'misquoted',
-           'obtained', 'weigh', 'reported_and_obtained', 'plot_reported']
+__all__ = ['METRICS', 'STATED_SHARES', 'HALF', 'MODEL_KEYS', 'VERDICTS', 'UNDECIDED', 'Numbers', 'reported_performance',
+           'reported_challenges', 'reported_dataset', 'reported_features', 'reported_network', 'prevalence_range',
+           'patient_counts', 'chord_auc', 'auc_bounds', 'binormal_auc', 'check_arithmetic', 'hanley_mcneil_error',
+           'interval_of_reported', 'needed_correlation', 'paper_text', 'begins_at', 'count_words', 'contradictions',
+           'claims', 'misquoted', 'obtained', 'weigh', 'structured_summary', 'reported_and_obtained', 'plot_reported']
 
 # %% ../nbs/90_claims.ipynb #11feee64
 _PERFORMANCE = [
@@ -388,6 +388,7 @@ def misquoted(
 
 # %% ../nbs/90_claims.ipynb #6ccfa1f9
 VERDICTS = ("inconsistent with itself", "contradicted", "reproduced in simulation", "reproduced on real patients", "not testable here")
+UNDECIDED = VERDICTS[-1]
 Numbers = Mapping[str, Mapping[str, Any]]
 
 
@@ -425,35 +426,65 @@ def _judge_numbers(rule: Mapping[str, Any], found: Numbers) -> tuple[str, str]:
     return ("contradicted", "; ".join(wrong)) if wrong else (_yes(found), f"{', '.join(found)} agrees")
 
 
+def _judge_gain(found: Numbers) -> tuple[str, str]:
+    "A difference says something once its interval lies on one side of zero."
+    key, entry = next(iter(found.items()))
+    if entry.get("low") is None or entry["low"] <= 0 <= entry["high"]:
+        return UNDECIDED, f"{key} is {_said(entry)}, which decides neither way"
+    return (_yes(found) if entry["low"] > 0 else "contradicted"), f"{key} is {_said(entry)}"
+
+
 def _judge_superior(rule: Mapping[str, Any], numbers: Numbers, tests: pd.DataFrame | None, titles: Mapping[str, str]) -> tuple[str, str] | None:
-    "On the holdout, or cross-validated where there is none: above each of the others, and by p < 0.05 where the claim says so."
+    """On the holdout, or cross-validated where there is none, by the paired test of the AUCs: every lead has to be above zero.
+
+    A claim falls where the interval of one lead lies below zero, or below the lead that Table 5 prints, or where it says *significant* and that is not so
+    after correction. Of other metrics, which have no paired test, the values count.
+    """
     for which in ("holdout", "cross_validated"):
         mine = {m: numbers.get(f"{which}.{rule['model']}.{m}") for m in rule["metrics"]}
-        others = {(o, m): numbers[f"{which}.{o}.{m}"] for o in rule["others"] for m in rule["metrics"] if f"{which}.{o}.{m}" in numbers}
+        others = {o: numbers[f"{which}.{o}.auc"] for o in rule["others"] if f"{which}.{o}.auc" in numbers}
         if all(mine.values()) and others:
             break
     else:
         return None
-    not_above = [f"{m} of {titles.get(o, o)} is {_said(e)}, its own {_said(mine[m])}" for (o, m), e in others.items() if e["value"] >= mine[m]["value"]]
-    if not_above:
-        return "contradicted", f"{which.replace('_', '-')}: {'; '.join(not_above)}"
-    if rule.get("significant"):
-        unsure = _not_significant(tests, which, titles[rule["model"]], [titles[o] for o in rule["others"] if o in titles])
-        if unsure:
-            return "contradicted", f"{which.replace('_', '-')}: {unsure}"
-    return _yes(mine), f"{which.replace('_', '-')}: above {', '.join(dict.fromkeys(titles.get(o, o) for o, _ in others))}"
-
-
-def _not_significant(tests: pd.DataFrame | None, which: str, model: str, others: Iterable[str]) -> str:
-    "Pairs whose corrected p is 0.05 or more, or that were not tested; empty where all are significant."
-    if tests is None:
-        return "no test was made"
-    rows, said = tests[tests["set"] == which.replace("_", "-")], []
+    here, against, undecided = which.replace("_", "-"), [], []
     for other in others:
-        pair = rows[rows[["model_a", "model_b"]].apply(set, axis=1) == {model, other}]
-        if pair.empty or pair["p_corrected"].iloc[0] >= 0.05:
-            said.append(f"against {other} {'no test' if pair.empty else f'p = {pair.p_corrected.iloc[0]:.2f}'}")
-    return "; ".join(said)
+        pair = _paired(tests, here, titles[rule["model"]], titles.get(other, other))
+        if pair is None:
+            return UNDECIDED, f"{here}: no paired test against {titles.get(other, other)}"
+        lead, printed = f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})", _printed_lead(rule["model"], other)
+        said = f"its lead in AUC over {titles.get(other, other)} is {lead}"
+        if pair["high"] < max(0.0, printed - 2 * HALF):  # both printed AUCs are rounded
+            against.append(said + (f", in Table 5 {printed:+.2f}" if printed else ""))
+        elif rule.get("significant") and pair["p_corrected"] >= 0.05:
+            against.append(f"{said}, p = {pair['p_corrected']:.2f}")
+        elif pair["low"] <= 0:
+            undecided.append(said)
+    against += [
+        f"{m} of {titles.get(o, o)} is {_said(e)}, its own {_said(mine[m])}"
+        for m in rule["metrics"]
+        if m != "auc"
+        for o in others
+        if (e := numbers.get(f"{which}.{o}.{m}")) and e["value"] >= mine[m]["value"]
+    ]
+    if against or undecided:
+        return ("contradicted", f"{here}: {'; '.join(against)}") if against else (UNDECIDED, f"{here}: {'; '.join(undecided)}, which decides neither way")
+    return _yes(mine), f"{here}: above {', '.join(titles.get(o, o) for o in others)}"
+
+
+def _paired(tests: pd.DataFrame | None, which: str, model: str, other: str) -> pd.Series | None:
+    "The paired test of two models' AUCs, as model minus other; None where none was made."
+    for sign, (a, b) in () if tests is None else ((1, (model, other)), (-1, (other, model))):
+        for row in tests[(tests["set"] == which) & (tests["model_a"] == a) & (tests["model_b"] == b)].to_dict("records"):
+            low, high = sorted((sign * row["low"], sign * row["high"]))
+            return pd.Series({"difference": sign * row["difference"], "low": low, "high": high, "p_corrected": row["p_corrected"]})
+    return None
+
+
+def _printed_lead(model: str, other: str) -> float:
+    "By how much a model's AUC is above another's in Table 5; 0 where it does not stand there."
+    printed = reported_performance(5).set_index("model")["auc"].rename(MODEL_KEYS)
+    return float(printed[model] - printed[other]) if {model, other} <= set(printed.index) else 0.0
 
 
 def weigh(
@@ -471,7 +502,7 @@ def weigh(
     for claim in claims():
         keys, rule = claim.get("keys", {}), claim["rule"]
         if rule["kind"] == "superior":
-            keys = {"simulated": f"holdout.{rule['model']}.{rule['metrics'][0]}", "real": f"real.*{rule['model']}*auc*"}
+            keys = {"simulated": f"holdout.{rule['model']}.{rule['metrics'][0]}", **keys}
         per = {kind: obtained(numbers, keys.get(kind)) for kind in ("simulated", "published", "null", "real")}
         own = {k: e for k, e in per["simulated"].items() if e["evidence"] == "real"}  # a run on real patients
         per |= {"real": per["real"] | own, "simulated": {k: e for k, e in per["simulated"].items() if k not in own}}
@@ -495,13 +526,47 @@ def _verdict(claim: dict, per: dict[str, Numbers], numbers: Numbers, tests: pd.D
         judged = _judge_superior(rule, numbers, tests, titles)
     elif rule["kind"] != "none":
         decisive = per["real"] if claim.get("decides") == "real" else {**per["simulated"], **{k: e for k, e in per["real"].items() if not k.startswith("real.")}}
-        judged = _judge_numbers(rule, decisive) if decisive else None
+        judged = (_judge_gain(decisive) if rule["kind"] == "gain" else _judge_numbers(rule, decisive)) if decisive else None
     if len(conflicts):
         said = [f"{name}: {_about_this(claim, name, row.found)}" for name, row in conflicts.iterrows()]
         return "inconsistent with itself", "; ".join(said) + (f". Against this run: {judged[1]}" if judged else "")
     if judged is None:
-        return "not testable here", f"it needs {claim.get('needs', 'numbers that this run did not obtain')}{gap}"
+        return UNDECIDED, f"it needs {claim.get('needs', 'numbers that this run did not obtain')}{gap}"
     return judged[0], judged[1] + gap
+
+# %% ../nbs/90_claims.ipynb #0f3bb2c6
+def structured_summary(
+    numbers: Numbers,  # a run's numbers.json
+    ledger: pd.DataFrame,  # from `weigh`
+) -> pd.DataFrame:
+    "Purpose, materials, methods, results and conclusion of a run, a sentence a row: columns part, summary."
+    printed = reported_performance(5).set_index("model")["auc"]
+    rows = [
+        ("purpose", f"To run the method of a paper that reports an AUC of {printed['3D-CNN']:.2f} for predicting response of NSCLC to immunotherapy, and to weigh its claims."),
+        ("methods", "PyRadiomics features reduced by LASSO; logistic regression, random forest and a 3D-CNN; five folds, a holdout and an external centre; 95 % intervals."),
+    ]
+    if share := numbers.get("cohort.positive_share"):
+        patients, evaluable = (numbers[f"cohort.{key}"]["value"] for key in ("patients", "evaluable"))
+        rows.insert(1, ("materials", f"{patients} {share['evidence']} patients, {evaluable} with a response by RECIST 1.1, {share['value']:.0%} of them responders."))
+    models = {"3d_cnn": "the 3D-CNN", "logistic_regression": "logistic regression", "random_forest": "the random forest", "clinical": "clinical facts"}
+    real = {"3d_cnn": "the 3D-CNN", "logistic_regression_lasso": "logistic regression", "volume_alone": "the volume alone", "clinical_facts_alone": "clinical facts"}
+    asked = {
+        "AUC for response on the holdout": {f"holdout.{m}.auc": name for m, name in models.items()},
+        "AUC for response at the external centre": {f"external.{m}.auc": name for m, name in models.items()},
+        "Hazard of progression or death per standard deviation of the score": {"outcomes.hazard_ratio": "ratio"},
+        "AUC for two-year survival from CT, cross-validated": {f"real.ct.cross_validated.{m}.auc": name for m, name in real.items()},
+        "AUC for response under PD-(L)1 blockade, without images": {"real.icb.pd_l1.auc": "PD-L1", "real.icb.clinical_model.auc": "clinical facts"},
+    }
+    for question, keys in asked.items():
+        if said := {name: numbers[key] for key, name in keys.items() if key in numbers}:
+            whom = next(iter(said.values()))["evidence"]
+            rows.append(("results", f"{question} ({whom} patients): {', '.join(f'{name} {_said(e)}' for name, e in said.items())}."))
+    counts = ledger["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
+    rows.append(("results", f"Of the paper's {len(ledger)} claims: {', '.join(f'{n} {verdict}' for verdict, n in counts.items() if n)}."))
+    best = ledger.set_index("id")["verdict"]["highest-auc"]
+    ends = {"contradicted": "it is not", "not testable here": "this run cannot say"}
+    rows.append(("conclusion", f"Whether the network is better than the baselines: {ends.get(best, 'it is, ' + best)}. No public images come with responses to immunotherapy at this size; what a signature would do for such patients stays open."))
+    return pd.DataFrame(rows, columns=["part", "summary"])
 
 # %% ../nbs/90_claims.ipynb #b17bf111
 _KINDS = (  # label, key of an AUC, colour, marker

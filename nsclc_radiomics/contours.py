@@ -20,14 +20,13 @@ from .cohort import Cohort, fetch_sample, has_sample, load_cohort, save_cohort
 from .comparison import paired_delong
 from .core import DataError, atomic_folder, content_hash, make_rng, read_json, read_volume, write_json
 from .evaluation import guard_disjoint
-from .importing import import_owkin
 from .mask import read_mask
 from .robustness import feature_icc
 from .segmentation import SCORES, centre_point, segmentation_scores, summarise_scores
 from .unet import Segmenter, UnetSettings, seeded, segment, segment_cohort, train_segmenter
 
 # %% auto #0
-__all__ = ['CROPS', 'automatic_outlines', 'score_table', 'cohort_with_masks', 'outline_agreement', 'outline_cost',
+__all__ = ['CROPS', 'automatic_outlines', 'score_table', 'cohort_with_masks', 'outline_agreement', 'outline_cost', 'one_click',
            'outline_reference']
 
 # %% ../nbs/87_contours.ipynb #ba3c86e1
@@ -155,24 +154,31 @@ def outline_cost(
     return pd.DataFrame(rows)
 
 # %% ../nbs/87_contours.ipynb #2018cdd4
+def one_click(
+    cohort: Cohort,
+    out: str | Path,  # a folder for the masks; what it holds already is not made again
+    patients: list[str] | None = None,  # default: all
+    jobs: int | None = None,
+) -> pd.DataFrame:
+    "A row of scores a patient, outlined from one click in the middle of the expert's outline; those whose click failed are left out."
+    chosen = patients or cohort.ids
+    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, jobs or joblib.cpu_count(), content_hash(chosen)).dropna(subset=["dice"])
+
+
 def outline_reference(
-    out: str | Path,  # a folder for the networks and masks; what it holds already is not made again
+    cohort: Cohort,  # the real crops
     reference: str | Path,  # the reference data, as `reference_dir` gives them
+    out: str | Path,  # a folder for the networks and masks; what it holds already is not made again
     settings: UnetSettings | None = None,
     folds: int = 4,
     jobs: int | None = None,  # folds at once; default: one a core
-) -> tuple[Cohort, pd.DataFrame]:
-    "The real crops as a cohort, and a row of scores a patient and method: columns `images`, `method`, patient_id and the scores."
-    out, reference = Path(out), Path(reference)
-    if not (out / "cohort").is_dir():
-        import_owkin(reference / "owkin/x_train", out / "cohort")
-    cohort = load_cohort(out / "cohort")
+) -> pd.DataFrame:
+    "Real tumours, a row of scores a patient and method: columns `images`, `method`, patient_id and the scores."
+    out = Path(out)
     model, network = train_segmenter(cohort, out / "network", settings, folds, jobs=jobs, progress=False, replace_other=True)
-    if not (out / "click").is_dir():
-        segment_cohort(cohort, "seeded", out / "click", where="mask", jobs=jobs or joblib.cpu_count(), progress=False)
-    click = pd.read_csv(out / "click" / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip").set_index("patient_id")
-    parts = [network.assign(images=CROPS, method="network, given the crop"), click.dropna(subset=["dice"]).assign(images=CROPS, method="one click")]
-    return cohort, pd.concat([*parts, _outline_singles(reference, model)])[["images", "method", *SCORES, "found_cm3", "truth_cm3", "note"]]
+    click = one_click(cohort, out / "one click", jobs=jobs)
+    parts = [network.assign(images=CROPS, method="network, given the crop"), click.assign(images=CROPS, method="one click")]
+    return pd.concat([*parts, _outline_singles(Path(reference), model)])[["images", "method", *SCORES, "found_cm3", "truth_cm3", "note"]]
 
 
 CROPS = "Owkin crops"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from sklearn.base import BaseEstimator
 from .claims import reported_performance
 from .cohort import Cohort, load_cohort, patient_folds, save_cohort
 from .controls import shuffle_inside
-from .core import CohortError, DataError, MissingDependencyError, NsclcError, OptionError
+from .core import CohortError, DataError, MissingDependencyError, OptionError
 from .core import atomic_folder, atomic_path, cache_dir, content_hash, reference_dir, shipped_yaml
 from .evaluation import COLOURS, auc_interval, fit_predict, out_of_fold
 from .features import extract_case, load_settings
@@ -31,16 +30,15 @@ from .mask import read_mask
 from .models import VOLUME_FEATURE, hybrid_table, make_model
 from .outcomes import TWO_YEARS
 from .robustness import feature_icc, perturbed_features
-from .segmentation import centre_point, segment_seeded, segmentation_scores, summarise_scores
+from .segmentation import summarise_scores
 from .style import with_interval
 from .volumes import CropSettings
 
 # %% auto #0
 __all__ = ['SOURCES', 'REAL_CROPS', 'EXTERNAL_VALIDATIONS', 'real_sources', 'real_folder', 'how_to_get', 'cached_table',
-           'ct_cohort', 'one_click_scores', 'outline_scores', 'shuffled_features', 'held_out_sets',
-           'inside_and_outside', 'auc_table', 'network_and_hybrid', 'share_in_box', 'auc_by_diameter',
-           'read_two_hospitals', 'icb_cohort', 'volume_only', 'robustness_table', 'number_key', 'all_aucs',
-           'for_clinicians', 'plot_auc_forest']
+           'ct_cohort', 'outline_scores', 'shuffled_features', 'held_out_sets', 'inside_and_outside', 'auc_table',
+           'network_and_hybrid', 'share_in_box', 'auc_by_diameter', 'read_two_hospitals', 'icb_cohort', 'volume_only',
+           'robustness_table', 'number_key', 'all_aucs', 'for_clinicians', 'plot_auc_forest']
 
 # %% ../nbs/94_real.ipynb #01012faf
 SOURCES = "settings/real_sources"  # the shipped list
@@ -150,29 +148,8 @@ def _first_of_each(src: Path, folder: Path, patients: int) -> Path:
     return folder
 
 
-def one_click_scores(
-    cohort: Cohort,
-    patients: list[str] | None = None,  # default: all
-    jobs: int | None = None,
-) -> pd.DataFrame:
-    "Each patient's outline from one click at the centre of the expert's, scored against it; the reason in `error` where there is none."
-    return pd.DataFrame(joblib.Parallel(n_jobs=jobs)(joblib.delayed(_one_click)(cohort, i) for i in patients or cohort.ids)).set_index("patient_id")
-
-
-def _one_click(cohort: Cohort, patient: str) -> dict[str, Any]:
-    image = cohort.image(patient)
-    truth = read_mask(cohort.mask_path(patient), image)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # crops are cut close to the tumour, and every second outline touches an edge
-            found = segment_seeded(image, centre_point(truth))
-    except NsclcError as error:
-        return {"patient_id": patient, "error": str(error), **segmentation_scores(truth.with_array(np.zeros(truth.shape, bool)), truth)}
-    return {"patient_id": patient, "error": "", **segmentation_scores(found, truth)}
-
-
 def outline_scores(
-    clicks: pd.DataFrame,  # from `one_click_scores`
+    clicks: pd.DataFrame,  # from `one_click`
     numbers: Mapping[str, Mapping[str, Any]],  # of the run: where real tumours were outlined by a network, its scores are among them
 ) -> pd.DataFrame:
     "Automatic outlines of the real CTs: method, score, patients, median, low, high; the network's rows where the run has them."

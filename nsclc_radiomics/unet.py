@@ -282,26 +282,43 @@ def train_network(
 
 
 class _Descent:
-    "Muon for the filters of the convolutions, as matrices with a row a filter, AdamW with a tenth of its rate for all else; one cycle each."
+    "Muon (Jordan et al. 2024) for the filters of the convolutions, AdamW with a tenth of its rate for all else; one cycle of the rates."
 
     def __init__(self, network: Any, rate: float, steps: int) -> None:
         torch = _torch()
         filters = [p for p in network.parameters() if p.ndim == 5 and p.shape[-1] == 3]
         rest = [p for p in network.parameters() if not any(p is f for f in filters)]
-        self.network, self.pairs = network, [(p, torch.nn.Parameter(p.detach().flatten(1))) for p in filters]  # matrices share the filters' memory
-        matrices = [matrix for _, matrix in self.pairs]
-        self.optimisers = [torch.optim.Muon(matrices, rate, weight_decay=0.1, adjust_lr_fn="original"), torch.optim.AdamW(rest, rate / 10)]
-        self.schedules = [
-            torch.optim.lr_scheduler.OneCycleLR(o, r, total_steps=steps, pct_start=0.15, cycle_momentum=False)
-            for o, r in zip(self.optimisers, (rate, rate / 10))
-        ]
+        self.network, self.filters = network, [(p, torch.zeros_like(p)) for p in filters]  # each with its momentum
+        self.rest = torch.optim.AdamW(rest, rate / 10)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.rest, rate / 10, total_steps=steps, pct_start=0.15, cycle_momentum=False)
 
     def step(self) -> None:
-        _torch().nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        for weights, matrix in self.pairs:
-            matrix.grad = weights.grad.flatten(1)
-        for one in (*self.optimisers, *self.schedules):
-            one.step()
+        torch = _torch()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        rate = 10 * self.schedule.get_last_lr()[0]
+        with torch.no_grad():
+            for weights, momentum in self.filters:
+                momentum.lerp_(weights.grad, 0.05)
+                weights.mul_(1 - 0.1 * rate).sub_(_orthogonal(weights.grad.lerp(momentum, 0.95)), alpha=rate)
+        self.rest.step()
+        self.schedule.step()
+
+
+def _orthogonal(update: Any) -> Any:
+    """An update of filters as a matrix, a row a filter, with its singular values brought near 1: Muon's five Newton-Schulz steps.
+
+    They are taken on the small matrix of the rows' products, in float32: `torch.optim.Muon` takes them on all of it in bfloat16,
+    which costs thirty times as much on a CPU that has no such arithmetic.
+    """
+    torch = _torch()
+    rows = update.flatten(1)
+    rows = rows / rows.norm().clamp(min=1e-7)
+    products, one = rows @ rows.T, torch.eye(len(rows), device=rows.device)
+    total = one
+    for _ in range(5):
+        now = total @ products @ total
+        total = (3.4445 * one - 4.7750 * now + 2.0315 * now @ now) @ total
+    return (total @ rows).view_as(update)
 
 
 def _endless(n: int, rng: np.random.Generator) -> Iterator[int]:

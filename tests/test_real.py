@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
 from nsclc_radiomics import real
+from nsclc_radiomics.contours import one_click
 from nsclc_radiomics.core import DataError, make_rng
 from nsclc_radiomics.evaluation import auc_interval
 from nsclc_radiomics.outcomes import cohort_outcomes
@@ -89,7 +90,7 @@ def test_immunotherapy_patients(reference, tmp_path):
 def test_a_few_real_cts(reference, tmp_path):
     cohort = real.ct_cohort(reference / "owkin/x_train", tmp_path / "ct", patients=3)
     assert cohort.patients.centre.value_counts().max() <= 3 and cohort.patients.centre.nunique() == 2
-    scores = real.one_click_scores(cohort)
+    scores = one_click(cohort, tmp_path / "click", jobs=1)
     assert scores.index.tolist() == cohort.ids and scores.dice.between(0, 1).all()
     shuffled = real.shuffled_features(cohort, "paper")
     from nsclc_radiomics.features import extract_cohort

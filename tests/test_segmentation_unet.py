@@ -34,6 +34,7 @@ from nsclc_radiomics.segmentation import centre_point, point_of
 from nsclc_radiomics.unet import (
     Segmenter,
     UnetSettings,
+    _orthogonal,
     build_network,
     choose_device,
     draw_patch,
@@ -140,11 +141,24 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
 
 
 def test_the_filters_learn(cohort):
-    "Muon works on matrices that share the filters' memory: were they copies, the filters would stay as they were drawn."
     network, _ = train_network(prepare_cases(cohort, ["P0", "P1"], SMALL), SMALL, "cpu")
     with torch_apart(seed=SMALL.seed):
         drawn = build_network(SMALL)
     assert not any(torch.equal(before, after) for before, after in zip(drawn.parameters(), network.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 3, 3, 3), (48, 24, 3, 3, 3)])
+def test_steps_of_the_filters_are_those_of_torchs_muon(shape):
+    "Within what bfloat16 can say: torch's own takes them there, on the whole matrix."
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.zeros(shape[0], np.prod(shape[1:]), requires_grad=True)
+    for size in torch.logspace(-3, 0, shape[0])[:, None], 1.0:
+        weights.grad = torch.randn(weights.shape, generator=generator) * size
+        with torch.no_grad():
+            weights.zero_()
+        torch.optim.Muon([weights], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+        mine = _orthogonal(weights.grad.view(shape)).flatten(1)
+        assert (mine + weights).norm() < 0.05 * mine.norm() and mine.norm() > 0.5 * shape[0] ** 0.5
 
 
 def test_the_callers_random_state_is_kept(cohort, tmp_path):
