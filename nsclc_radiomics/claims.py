@@ -449,7 +449,7 @@ def _judge_superior(rule: Mapping[str, Any], numbers: Numbers, tests: pd.DataFra
         return None
     here, against, undecided = which.replace("_", "-"), [], []
     for other in others:
-        pair = _paired(tests, here, titles[rule["model"]], titles.get(other, other))
+        pair = _paired(tests, here, titles.get(rule["model"], rule["model"]), titles.get(other, other))
         if pair is None:
             return UNDECIDED, f"{here}: no paired test against {titles.get(other, other)}"
         lead, printed = f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})", _printed_lead(rule["model"], other)
@@ -564,8 +564,8 @@ def structured_summary(
     counts = ledger["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
     rows.append(("results", f"Of the paper's {len(ledger)} claims: {', '.join(f'{n} {verdict}' for verdict, n in counts.items() if n)}."))
     best = ledger.set_index("id")["verdict"]["highest-auc"]
-    ends = {"contradicted": "it is not", "not testable here": "this run cannot say"}
-    rows.append(("conclusion", f"Whether the network is better than the baselines: {ends.get(best, 'it is, ' + best)}. No public images come with responses to immunotherapy at this size; what a signature would do for such patients stays open."))
+    ends = {"contradicted": "not by as much as the paper prints, if at all", "not testable here": "this run cannot say"}
+    rows.append(("conclusion", f"Whether the network is better than the baselines: {ends.get(best, f'yes, {best}')}. No public images come with responses to immunotherapy at this size; what a signature would do for such patients stays open."))
     return pd.DataFrame(rows, columns=["part", "summary"])
 
 # %% ../nbs/90_claims.ipynb #b17bf111
