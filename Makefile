@@ -32,8 +32,8 @@ install:
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`: try make PYTHON=python3.11" >&2; exit 2; }
 	@echo "== setting up $(VENV) from requirements.lock (some minutes, once)"
 	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check `grep '^pip==' requirements.lock`  # an old one takes three times as long
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # on all cores, which pip does on one; a package's templates may not compile
 	@mkdir -p $(BUILD)
 	@echo "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.ConfigParser.readfp = c.ConfigParser.read_file" > $(BUILD)/sitecustomize.py
 	@test -f $(ARCHIVE) || { mkdir -p $(SAMPLE)/archive && \

@@ -42,6 +42,7 @@ from nsclc_radiomics.importing import (
     report_path,
 )
 from nsclc_radiomics.mask import read_mask, write_seg
+from nsclc_radiomics.quality import check_cohort
 
 
 def voxels(cohort: Path, patient: str, modality: str = "ct") -> np.ndarray:
@@ -359,10 +360,16 @@ def test_owkin_refuses_what_is_no_image_and_mask(challenge, tmp_path, arrays, me
     assert message in reasons(table) and load_cohort(tmp_path / "c").ids == ["patient_007"]
 
 
-def test_owkin_reference(reference, tmp_path):
-    table = import_owkin(reference / "owkin", tmp_path / "c")
+@pytest.fixture(scope="module")
+def owkin(reference, tmp_path_factory):
+    "The reference's real patients, imported once: the table of what was taken, and the cohort."
+    folder = tmp_path_factory.mktemp("owkin") / "c"
+    return import_owkin(reference / "owkin", folder), load_cohort(folder)
+
+
+def test_owkin_reference(owkin, reference):
+    table, cohort = owkin
     assert sorted(table[~table.taken].patient_id) == ["patient_003", "patient_256"] and table.taken.sum() == 200
-    cohort = load_cohort(tmp_path / "c")
     assert cohort.meta["endpoint"] == "two_year_survival" and cohort.patients.centre.value_counts().to_dict() == {
         "NSCLC-Radiomics": 133,
         "NSCLC-Radiogenomics": 67,
@@ -370,10 +377,18 @@ def test_owkin_reference(reference, tmp_path):
     outcome = pd.read_csv(reference / "owkin/x_train/output.csv", index_col=0)
     for patient in cohort.ids[::20]:
         stored = np.load(reference / f"owkin/x_train/images/{patient}.npz")
-        assert np.array_equal(cohort.image(patient).array, stored["scan"]) and np.array_equal(
-            voxels(tmp_path / "c", patient), stored["mask"]
-        )
+        assert np.array_equal(cohort.image(patient).array, stored["scan"]) and np.array_equal(voxels(cohort.path, patient), stored["mask"])
         assert cohort.row(patient).time == outcome.SurvivalTime[int(patient[-3:])]
+
+
+def test_owkin_reference_is_checked(owkin, reference):
+    found = check_cohort(owkin[1].path)
+    edge = found[found.finding.str.contains("touches the edge")]
+    expected = []
+    for patient in owkin[1].ids:
+        mask = np.load(reference / f"owkin/x_train/images/{patient}.npz")["mask"]
+        expected += [patient] if mask[1:-1, 1:-1, 1:-1].sum() != mask.sum() else []
+    assert edge.patient_id.tolist() == expected and not found.level.eq("error").any()
 
 
 # ---- tables of files ----

@@ -55,10 +55,11 @@ def test_each_baseline_learns_and_travels(name, reduce):
     assert np.array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X[80:]), probability)
 
 
-def test_same_seed_same_model_whatever_the_workers():
+@pytest.mark.parametrize(("name", "tune"), [("random_forest", False), ("logistic_regression", True)])
+def test_same_seed_same_model_whatever_the_workers(name, tune):
     X, y, *_ = cohort(60)
     folds = pd.Series(np.arange(60) % 2, index=X.index)
-    (one, _), (two, _) = (out_of_fold(make_model("random_forest", seed=3), X, y, folds, jobs=jobs) for jobs in (1, 2))
+    (one, _), (two, _) = (out_of_fold(make_model(name, seed=3, tune=tune), X, y, folds, jobs=jobs) for jobs in (1, 2))
     assert one.equals(two)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import load_cohort, save_cohort
+from nsclc_radiomics.cohort import save_cohort
 from nsclc_radiomics.core import CohortError, Volume, content_hash, make_rng, write_volume
 from nsclc_radiomics.quality import LEVELS, Limits, check_cohort, measure, thumbnail
 
@@ -194,17 +194,3 @@ def test_limits_can_be_set(tmp_path):
     folder = cohort_of(tmp_path / "c", {"a": GOOD})
     assert not check_cohort(folder, limits=Limits()).check.eq("thickness").any()
     assert check_cohort(folder, limits=Limits(slice_mm=0.5)).check.eq("thickness").any()
-
-
-def test_reference_cohort(reference, tmp_path):
-    from nsclc_radiomics.importing import import_owkin
-
-    import_owkin(reference / "owkin", tmp_path / "c")
-    found = check_cohort(tmp_path / "c")
-    edge = found[found.finding.str.contains("touches the edge")]
-    expected = []
-    for patient in load_cohort(tmp_path / "c").ids:
-        mask = np.load(reference / f"owkin/x_train/images/{patient}.npz")["mask"]
-        inner = mask[1:-1, 1:-1, 1:-1].sum()
-        expected += [patient] if inner != mask.sum() else []
-    assert edge.patient_id.tolist() == expected and not found.level.eq("error").any()
