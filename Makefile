@@ -34,7 +34,7 @@ install:
 	$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check `grep '^pip==' requirements.lock`  # an old one takes three times as long
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true  # on all cores, which pip does on one; a package's templates may not compile
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib nsclc_radiomics >/dev/null || true  # on all cores, which pip does on one; a package's templates may not compile
 	@mkdir -p $(BUILD)
 	@echo "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.ConfigParser.readfp = c.ConfigParser.read_file" > $(BUILD)/sitecustomize.py
 	@test -f $(ARCHIVE) || { mkdir -p $(SAMPLE)/archive && \
