@@ -26,7 +26,7 @@ OPTIONS = ["--params", "paper", "--refits", "3", "--folds", "3", "--jobs", "1"]
 
 @pytest.fixture(scope="session")
 def patients(tmp_path_factory):
-    return simulate_cohort(tmp_path_factory.mktemp("signature") / "cohort", patients=36, external=5, seed=4, jobs=1, progress=False)
+    return simulate_cohort(tmp_path_factory.mktemp("signature") / "cohort", patients=30, external=5, seed=4, jobs=1, progress=False)
 
 
 @pytest.fixture(scope="session")
