@@ -10,6 +10,10 @@ SAMPLE := $${NSCLC_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/nsclc_radiomics}
 BUILD := $(VENV)/build
 ARCHIVE := $(SAMPLE)/archive/pyradiomics-3.0.1.tar.gz
 
+# glibc gives the memory of each large array back to the system at once, and the page faults of the next one cost up to a fifth of the time.
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
+
 .PHONY: help setup install paper test lab docs verify bench sync readme publish clean
 
 help:
@@ -52,9 +56,6 @@ install:
 paper: setup
 	$(BIN)/nsclc-radiomics paper --run $(RUN) --profile $(PROFILE) $(if $(COHORT),--cohort $(COHORT))
 
-# glibc gives the memory of each large array back to the system at once, and the page faults of the next one cost up to a fifth of the time.
-test: export MALLOC_MMAP_THRESHOLD_ = 1073741824
-test: export MALLOC_TRIM_THRESHOLD_ = 1073741824
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 

@@ -53,18 +53,18 @@ def automatic_outlines(
     new = [p for which in ("holdout", "external") for p in chosen.get(which, [])]
     split = cohort.patients.set_index("patient_id")["split"]
     for method, (model, where) in how.items() if new else ():
-        rows = _outlined_once(cohort, model, out / method, where, new, jobs, content_hash(asdict(settings) if settings else None, new))
+        rows = _outlined_once(cohort, model, out / method, where, new, jobs, settings)
         parts.append(rows.assign(set=split[rows.index], method=method).dropna(subset=["dice"]))
     if not parts:
         raise DataError(f"{cohort.path}: no holdout or external patient to outline")
     return pd.concat(parts)
 
 
-def _outlined_once(cohort: Cohort, model: Any, out: Path, where: str, patients: list[str], jobs: int, key: str) -> pd.DataFrame:
+def _outlined_once(cohort: Cohort, model: Any, out: Path, where: str, patients: list[str], jobs: int, settings: UnetSettings | None) -> pd.DataFrame:
     "The table of `segment_cohort`, made again only where the networks' training or the patients are others."
     training = out.parent / "training" / "training.json"
     images = [path for p in patients for path in (cohort.image_path(p), cohort.mask_path(p)) if path.is_file()]
-    key = content_hash(key, read_json(training) if training.is_file() else "", *images)
+    key = content_hash(asdict(settings) if settings else None, patients, read_json(training) if training.is_file() else "", *images)
     note = out.with_name(f"{out.name}.json")
     if not (note.is_file() and read_json(note) == {"key": key} and out.is_dir()):
         shutil.rmtree(out, ignore_errors=True)
@@ -162,7 +162,7 @@ def one_click(
 ) -> pd.DataFrame:
     "A row of scores a patient, outlined from one click in the middle of the expert's outline; those whose click failed are left out."
     chosen = patients or cohort.ids
-    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, jobs or joblib.cpu_count(), content_hash(chosen)).dropna(subset=["dice"])
+    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, jobs or joblib.cpu_count(), None).dropna(subset=["dice"])
 
 
 def outline_reference(
