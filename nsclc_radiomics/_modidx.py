@@ -591,6 +591,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nsclc-radiomics', 'doc_hos
                                                                                          'nsclc_radiomics/evaluation.py'),
                                             'nsclc_radiomics.evaluation.resampled_metrics': ( 'evaluation.html#resampled_metrics',
                                                                                               'nsclc_radiomics/evaluation.py'),
+                                            'nsclc_radiomics.evaluation.scorable': ( 'evaluation.html#scorable',
+                                                                                     'nsclc_radiomics/evaluation.py'),
                                             'nsclc_radiomics.evaluation.score_interval': ( 'evaluation.html#score_interval',
                                                                                            'nsclc_radiomics/evaluation.py'),
                                             'nsclc_radiomics.evaluation.warn_if_too_good': ( 'evaluation.html#warn_if_too_good',

@@ -27,7 +27,7 @@ from .style import COLOURS, DASHES
 __all__ = ['SETS', 'METRICS', 'LEAK_FIRST', 'check_scores', 'check_labels', 'guard_disjoint', 'Watched', 'guard_steps',
            'fit_predict', 'out_of_fold', 'youden_threshold', 'fold_thresholds', 'predict_sets', 'auc_interval',
            'resampled_metrics', 'bootstrap_metrics', 'performance', 'score_interval', 'chance_p', 'performance_table',
-           'warn_if_too_good', 'plot_roc', 'plot_confusion']
+           'warn_if_too_good', 'scorable', 'plot_roc', 'plot_confusion']
 
 # %% ../nbs/80_evaluation.ipynb #ff92027e
 def check_scores(
@@ -528,6 +528,25 @@ def warn_if_too_good(auc: float, evidence: str, what: str) -> None:
             stacklevel=3,
         )
 
+# %% ../nbs/80_evaluation.ipynb #b71d40ab
+def scorable(
+    predictions: pd.DataFrame,  # columns model, set, y, probability; one row a patient, model and set
+) -> pd.DataFrame:
+    "The rows of each model and set whose AUC has an interval, in order; what is left out, and why, is printed. The rows may be none."
+    kept, left_out = [], {}
+    for (model, name), rows in _groups(predictions, ["model", "set"]):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an AUC of 1: said where it is shown
+                auc_interval(rows.y, rows.probability)
+            kept.append(rows)
+        except DataError as error:
+            left_out.setdefault((name, str(error)), []).append(model)
+    for (name, why), models in left_out.items():
+        all_of_them = len(models) == predictions.model[predictions.set == name].nunique()
+        print(f"not scored: {name if all_of_them else name + ', ' + ', '.join(models)}: {why}")
+    return pd.concat(kept) if kept else predictions.iloc[:0]
+
 # %% ../nbs/80_evaluation.ipynb #440fc036
 def plot_roc(
     y: pd.Series,  # 0 or 1
@@ -568,7 +587,7 @@ def plot_confusion(
         ax.set_axis_off()
     for k, (ax, (name, call)) in enumerate(zip(axes.flat, calls.items())):
         counts = confusion_matrix(np.asarray(y).astype(int), np.asarray(call).astype(int), labels=[0, 1])
-        share = counts / counts.sum(1, keepdims=True)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (i, j), n in np.ndenumerate(counts):
             ax.text(j, i, f"{n}\n{share[i, j]:.0%}", ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")

@@ -72,7 +72,7 @@ class Profile:
 PROFILES = {
     "full": Profile(
         patients=500, external=150, settings="ct", epochs=100, robustness=15, repeats=20, studies=10_000, resamples=10_000, tune=True, jobs=2,
-        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=700, real_patches=2400, outlined=100, note="the paper's scale",
+        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1000, real_patches=2400, outlined=100, note="the paper's scale",
     ),
     "smoke": Profile(
         patients=32, external=8, settings="paper", epochs=2, robustness=5, repeats=2, studies=500, resamples=200, tune=False, jobs=1,
@@ -225,7 +225,9 @@ class WarmKernel:
         from jupyter_core.utils import run_sync  # works inside a notebook too, where a loop is running
 
         self.run_sync = run_sync
-        self.manager = AsyncKernelManager(kernel_name="python3")
+        self.folder = tempfile.TemporaryDirectory()  # of its sockets, whose paths must be short
+        sockets = {"transport": "ipc"} if os.name == "posix" else {}  # two runs that start at once may pick the same TCP ports
+        self.manager = AsyncKernelManager(kernel_name="python3", connection_file=str(Path(self.folder.name) / "kernel.json"), **sockets)
         with _kernel_environment():
             self.run_sync(self.manager.start_kernel)(cwd=str(cwd), extra_arguments=_KERNEL_ARGUMENTS)
         self.client = BlockingKernelClient()
@@ -238,6 +240,7 @@ class WarmKernel:
         if self.manager.has_kernel:
             self.client.stop_channels()  # not before: the kernel takes a while to listen
             self.run_sync(self.manager.shutdown_kernel)(now=True)
+        self.folder.cleanup()
 
 
 def _shown(path: Path) -> str:
