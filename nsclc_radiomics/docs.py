@@ -10,6 +10,7 @@ import copy
 import html
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -82,6 +83,8 @@ div.cell details.hide p.admonition-title { background: none; padding: 0; margin:
 div.cell details.hide p.admonition-title::before { display: none; }
 @media (max-width: 82em) { .content { width: 46em; } }
 @media (max-width: 46em) {
+  h1 { font-size: 1.8rem; overflow-wrap: anywhere; }
+  .cell_output a.wide img { width: 42rem; max-width: none; }  /* read by moving it sideways, not through a glass */
   .cell_output table { font-size: 0.74rem; }
   .highlight pre { font-size: 0.72rem; }
 }
@@ -113,11 +116,14 @@ def _with_pictures(notebook: dict[str, Any], name: str, pictures: Path, up: str,
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
                 count += 1
-                file = pictures / f"{name}-{count}.png"
-                file.write_bytes(base64.b64decode("".join(output["data"]["image/png"])))
+                file, picture = pictures / f"{name}-{count}.png", base64.b64decode("".join(output["data"]["image/png"]))
+                file.write_bytes(picture)
+                width, height = struct.unpack(">II", picture[16:24])  # of a PNG's header; a page that knows them does not jump while it loads
                 alt = html.escape(output["metadata"].get("image/png", {}).get("alt", f"figure {count} of {name}"), quote=True)
                 link = f"{up}pictures/{file.name}"
-                output["data"] = {"text/html": f'<a class="picture" href="{link}"><img src="{link}" alt="{alt}" loading="lazy"></a>'}
+                shape = "picture wide" if width > 1.6 * height else "picture"
+                size = f'width="{width}" height="{height}"'
+                output["data"] = {"text/html": f'<a class="{shape}" href="{link}"><img src="{link}" {size} alt="{alt}" loading="lazy"></a>'}
                 output["metadata"] = {}
     return out
 

@@ -24,10 +24,10 @@ from .core import DataError, LeakageError, OptionError, make_rng
 from .style import COLOURS, DASHES
 
 # %% auto #0
-__all__ = ['SETS', 'METRICS', 'LEAK_FIRST', 'check_scores', 'check_labels', 'guard_disjoint', 'Watched', 'guard_steps',
+__all__ = ['SETS', 'METRICS', 'LEAK_FIRST', 'UNSEEN', 'check_scores', 'check_labels', 'guard_disjoint', 'Watched', 'guard_steps',
            'fit_predict', 'out_of_fold', 'youden_threshold', 'fold_thresholds', 'predict_sets', 'auc_interval',
            'resampled_metrics', 'bootstrap_metrics', 'performance', 'score_interval', 'chance_p', 'performance_table',
-           'warn_if_too_good', 'scorable', 'plot_roc', 'plot_confusion']
+           'warn_if_too_good', 'with_unseen', 'scorable', 'plot_roc', 'plot_confusion']
 
 # %% ../nbs/80_evaluation.ipynb #ff92027e
 def check_scores(
@@ -529,6 +529,16 @@ def warn_if_too_good(auc: float, evidence: str, what: str) -> None:
         )
 
 # %% ../nbs/80_evaluation.ipynb #b71d40ab
+UNSEEN = "holdout and external"
+
+
+def with_unseen(
+    predictions: pd.DataFrame,  # with a column set; one row a patient, model and set
+) -> pd.DataFrame:
+    "The rows, and once more those of all sets but the cross-validated, as one more set `UNSEEN`: the patients that no model has learnt from."
+    return pd.concat([predictions, predictions[predictions.set != "cross-validated"].assign(set=UNSEEN)])
+
+
 def scorable(
     predictions: pd.DataFrame,  # columns model, set, y, probability; one row a patient, model and set
 ) -> pd.DataFrame:

@@ -72,7 +72,7 @@ class Profile:
 PROFILES = {
     "full": Profile(
         patients=500, external=150, settings="ct", epochs=100, robustness=15, repeats=20, studies=10_000, resamples=10_000, tune=True, jobs=2,
-        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1000, real_patches=2400, outlined=100, note="the paper's scale",
+        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1000, real_patches=4000, outlined=100, note="the paper's scale",
     ),
     "smoke": Profile(
         patients=32, external=8, settings="paper", epochs=2, robustness=5, repeats=2, studies=500, resamples=200, tune=False, jobs=1,

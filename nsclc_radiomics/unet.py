@@ -45,12 +45,12 @@ from .mask import read_mask, write_seg
 from .segmentation import centre_point, index_of, point_of, segment_seeded, segmentation_scores
 
 # %% auto #0
-__all__ = ['FACE_REACH', 'CHANNELS', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM', 'THRESHOLD', 'CLOSER', 'SMALLEST_CM3',
-           'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings', 'look', 'network_input', 'is_crop', 'half_of', 'Case',
-           'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'build_network', 'train_network', 'Segmenter',
-           'save_model', 'load_model', 'Segmentation', 'segment', 'to_grid', 'lung_box', 'segmentation_folds',
-           'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded', 'open_model', 'segment_image', 'Bundle',
-           'load_bundle']
+__all__ = ['FACE_REACH', 'CHANNELS', 'USUAL_SHARPNESS', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM', 'THRESHOLD', 'CLOSER',
+           'SMALLEST_CM3', 'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings', 'look', 'sharpness', 'network_input',
+           'is_crop', 'half_of', 'Case', 'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'build_network',
+           'train_network', 'Segmenter', 'save_model', 'load_model', 'Segmentation', 'segment', 'to_grid', 'lung_box',
+           'segmentation_folds', 'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded', 'open_model',
+           'segment_image', 'Bundle', 'load_bundle']
 
 # %% ../nbs/32_unet.ipynb #773419d0
 @dataclass(frozen=True)
@@ -121,7 +121,22 @@ def _weights(n: int, centre: float, step: float, size: int) -> tuple[slice, np.n
 
 
 FACE_REACH = 12.0  # mm from a crop's face over which a voxel is told how near it is
-CHANNELS = 26
+CHANNELS = 29
+USUAL_SHARPNESS = 1.6
+
+
+def sharpness(
+    hu: np.ndarray,  # (z, y, x): a CT
+    centre: Sequence[float],  # voxel (z, y, x)
+    spacing: Sequence[float],  # mm (z, y, x)
+) -> np.ndarray:
+    """How sharp a CT is on each axis, shape (3,): how much more voxels differ that are 2 mm apart than such that are 1 mm apart, from 64 mm round a place.
+
+    About 2 where the image is smooth, as thick slices are across, and near 1 where grain goes from voxel to voxel.
+    """
+    cube = np.clip(look(hu, centre, 1 / np.asarray(spacing, float), 64), -1000, 400)
+    turned = [np.moveaxis(cube, axis, 0) for axis in range(3)]
+    return np.array([np.abs(a[2:] - a[:-2]).mean() / max(float(np.abs(a[1:] - a[:-1]).mean()), 1e-3) for a in turned])
 
 
 def network_input(
@@ -129,13 +144,14 @@ def network_input(
     spacing: Sequence[float],  # mm (z, y, x) of its voxels
     half: Sequence[float] | None = None,  # mm (z, y, x) from the middle to the faces, where the image is a crop round it
     known: bool = True,  # False: nothing is pointed at
+    sharp: Sequence[float] = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
 ) -> np.ndarray:
-    """Channels (26, n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the soft-tissue window (8).
+    """Channels (29, n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the soft-tissue window (8).
 
     Then the distance from the point in all and along each axis (in 46 mm; 0 without a point), the nearness to the crop's faces along each axis
-    (1: far or no crop, 0: on it, -1: beyond), and how wide the look is along each axis (logarithm, 0 at 80 mm).
+    (1: far or no crop, 0: on it, -1: beyond), how wide the look is along each axis (logarithm, 0 at 80 mm), and how sharp the scan is along each.
     """
-    cells, about = len(hu) // 2, np.zeros((10, *(len(hu) // 2,) * 3), np.float32)
+    cells, about = len(hu) // 2, np.zeros((13, *(len(hu) // 2,) * 3), np.float32)
     windows = np.stack([np.clip((hu + 300) / 700, -1, 1), np.clip((hu - 40) / 200, -1, 1)])
     folded = windows.reshape(2, cells, 2, cells, 2, cells, 2).transpose(0, 2, 4, 6, 1, 3, 5).reshape(16, cells, cells, cells)
     about[4:7] = 1
@@ -146,6 +162,7 @@ def network_input(
         if half is not None:
             about[4 + k] = np.clip((half[k] - away) / FACE_REACH, -1, 1)
         about[7 + k] = math.log(len(hu) * mm / 80)
+        about[10 + k] = 3 * (sharp[k] - USUAL_SHARPNESS)
     about[0] = np.sqrt((about[1:4] ** 2).sum(0))
     return np.concatenate([folded, about]).astype(np.float32)
 
@@ -174,6 +191,7 @@ class Case:
     point: np.ndarray  # voxel (z, y, x): the middle of a crop, or else of the tumour
     half: np.ndarray | None  # half the crop's size in mm (z, y, x); None where the image is no crop
     extent: float  # mm, the largest of the mask's box
+    sharp: np.ndarray  # of the scan round the point, from `sharpness`
     fingerprint: str  # of the CT's values, to know the same scan under another name
 
 
@@ -193,7 +211,8 @@ def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Cas
     part = tuple(slice(a, int(min(n, b))) for a, b, n in zip(low, np.ceil(point + reach) + 1, image.shape))
     hu = np.clip(np.rint(image.array[part]), -1024, 1500).astype(np.int16)
     extent = max((s.stop - s.start) * mm for s, mm in zip(box, spacing))
-    return Case(patient_id, hu, inside[part], spacing, np.asarray(point - low, float), half_of(image) if crop else None, extent, fingerprint(image))
+    half, sharp = half_of(image) if crop else None, sharpness(image.array, point, spacing)
+    return Case(patient_id, hu, inside[part], spacing, np.asarray(point - low, float), half, extent, sharp, fingerprint(image))
 
 
 def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[Case]:
@@ -210,7 +229,7 @@ def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSetting
 
 
 def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    "A training look of n voxels a side: channels (26, n/2, n/2, n/2) and the share inside the tumour (1, n, n, n); as a crop, round a click, or blind."
+    "A training look of n voxels a side: channels (29, n/2, n/2, n/2) and the share inside the tumour (1, n, n, n); as a crop, round a click, or blind."
     kind = rng.choice(["crop", "click", "blind"], p=[1 - settings.click - settings.blind, settings.click, settings.blind])
     off = {"crop": 0, "click": 3, "blind": 10}[kind]  # mm
     point, crop, size = case.point + rng.normal(0, 1, 3) * off / case.spacing, kind == "crop" and case.half is not None, settings.patch
@@ -221,7 +240,8 @@ def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> 
     hu, inside = (look(a, point, step / case.spacing, size) for a in (case.hu, case.inside))
     hu = hu * rng.uniform(0.93, 1.07) + rng.normal(0, 20)
     flips = [axis for axis in range(3) if rng.random() < 0.5]
-    x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind")
+    sharp = case.sharp + rng.normal(0, 0.02, 3)
+    x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind", sharp)
     return x, np.ascontiguousarray(np.flip(inside, flips))[None]
 
 
@@ -243,7 +263,7 @@ def build_network(settings: UnetSettings) -> Any:
 
 
 def _logits(network: Any, x: Any) -> Any:
-    "The network's logit of each voxel, (batch, 1, n, n, n), for inputs (batch, 26, n/2, n/2, n/2)."
+    "The network's logit of each voxel, (batch, 1, n, n, n), for inputs (batch, 29, n/2, n/2, n/2)."
     from monai.networks.utils import pixelshuffle
 
     return pixelshuffle(network(x.contiguous(memory_format=_torch().channels_last_3d)), 3, 2)
@@ -343,13 +363,14 @@ class Segmenter:
         spacing: Sequence[float],  # mm (z, y, x) of its voxels
         half: Sequence[float] | None = None,  # mm from its middle to the faces of a crop
         known: bool = True,  # False: its middle is no point in a tumour
+        sharp: Sequence[float] = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
         device: str = "auto",
     ) -> np.ndarray:
         """Probability of tumour at each voxel (n, n, n): the mean over networks and, with a point, over mirror images.
 
         A search without a point only has to find places to look at again, so it does without the mirror images' cost.
         """
-        return _forward(self.networks, network_input(hu, spacing, half, known), device, known)
+        return _forward(self.networks, network_input(hu, spacing, half, known, sharp), device, known)
 
     @property
     def patch(self) -> int:
@@ -395,7 +416,7 @@ def save_model(model: Segmenter, folder: str | Path) -> Path:
     return Path(folder)
 
 
-_KIND = "nsclc_radiomics unet 3"
+_KIND = "nsclc_radiomics unet 4"
 
 
 def _tensors(network: Any) -> dict[str, Any]:
@@ -510,7 +531,8 @@ def _one_look(image: Volume, model: Any, centre: np.ndarray, wide: np.ndarray, h
     size = model.patch
     step = wide / size / image.spacing[::-1]  # in the image's voxels
     corner = point_of(image, centre - (size - 1) / 2 * step)
-    seen = model.probability(look(image.array, centre, step, size), wide / size, half, device=device)
+    sharp = sharpness(image.array, centre, image.spacing[::-1])
+    seen = model.probability(look(image.array, centre, step, size), wide / size, half, sharp=sharp, device=device)
     grid = Volume(seen.astype(np.float32), tuple(wide[::-1] / size), corner, image.direction)
     inside = _one_part(seen >= THRESHOLD, np.full(3, (size - 1) / 2))
     if not inside.any():
@@ -603,7 +625,7 @@ def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
     return tuple(slice(max(0, s.start - room), min(k, s.stop + room)) for s, k in zip(box, grid.shape))
 
 
-def _slide(grid: Volume, model: Any, device: str) -> np.ndarray:
+def _slide(grid: Volume, model: Any, sharp: np.ndarray, device: str) -> np.ndarray:
     "Probability without a point, averaged over overlapping looks in the box of the lungs; 0 outside."
     side, box = model.patch, lung_box(grid)
     part = grid.array[box]
@@ -616,7 +638,7 @@ def _slide(grid: Volume, model: Any, device: str) -> np.ndarray:
         window = tuple(slice(a, a + side) for a in corner)
         if float(wide[window].max()) < -700:
             continue  # air only
-        total[window] += share * model.probability(wide[window], grid.spacing[::-1], known=False, device=device)
+        total[window] += share * model.probability(wide[window], grid.spacing[::-1], known=False, sharp=sharp, device=device)
         weight[window] += share
     out = np.zeros(grid.shape, np.float32)
     out[box] = (total / np.maximum(weight, 1))[tuple(slice(0, n) for n in part.shape)]
@@ -626,7 +648,7 @@ def _slide(grid: Volume, model: Any, device: str) -> np.ndarray:
 def _search(image: Volume, model: Any, device: str) -> Segmentation:
     "Slide, then look again at each place that was found; the most likely one becomes the mask."
     grid = to_grid(image, model.spacing)
-    first = _slide(grid, model, device)
+    first = _slide(grid, model, sharpness(image.array, (np.array(image.shape) - 1) / 2, image.spacing[::-1]), device)
     parts, n = ndimage.label(first >= THRESHOLD)
     if not n:
         return _finish(image, [])

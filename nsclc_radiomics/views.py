@@ -40,7 +40,7 @@ def show_slice(
     mask: Volume | None = None,  # outlined where given
     k: int | None = None,  # index along z; default: the largest slice of the mask, or the middle
     view: str = "lung",  # one of `WINDOWS`
-    field: float | None = None,  # mm shown around the mask's centre; default: the whole slice
+    field: float | None = None,  # mm shown around the mask's centre, as far as the image goes; default: the whole slice
     colour: str = "#E69F00",
 ) -> None:
     "Draw one axial slice in true proportions, outlined with the mask's voxel edges."
@@ -58,9 +58,10 @@ def show_slice(
     inside = mask.array[k] > 0
     ax.contour(np.arange(image.shape[2]) * dx, np.arange(image.shape[1]) * dy, inside, [0.5], colors=colour, linewidths=0.9)
     if field:
-        y, x = (axis.mean() for axis in np.nonzero(inside))
-        ax.set_xlim(x * dx - field / 2, x * dx + field / 2)
-        ax.set_ylim(y * dy + field / 2, y * dy - field / 2)
+        half = min(field, image.shape[2] * dx, image.shape[1] * dy) / 2
+        y, x = (np.clip(axis.mean() * d, half - d / 2, (n - 0.5) * d - half) for axis, d, n in zip(np.nonzero(inside), (dy, dx), inside.shape))
+        ax.set_xlim(x - half, x + half)
+        ax.set_ylim(y + half, y - half)
 
 # %% ../nbs/29_views.ipynb #06e8af68
 def plot_contact_sheet(

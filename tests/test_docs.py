@@ -2,6 +2,7 @@
 
 import base64
 import re
+import struct
 
 import pytest
 
@@ -9,7 +10,8 @@ from nsclc_radiomics.core import project_root, read_json
 from nsclc_radiomics.docs import GUIDE, _links, _with_pictures, _without_hidden, library_notebooks, write_sources
 from nsclc_radiomics.paper import paper_notebooks
 
-PICTURE = base64.b64encode(b"not really a picture").decode()
+HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", 900, 300)  # of a wide picture, and nothing more
+PICTURE = base64.b64encode(HEADER).decode()
 
 
 def notebook(metadata: dict) -> dict:
@@ -24,7 +26,8 @@ def test_a_picture_becomes_a_file_with_its_alternative_text(tmp_path):
     assert len(made["cells"]) == 2 and made["cells"][0]["metadata"]["tags"] == ["hide-input"]
     shown = made["cells"][0]["outputs"][0]["data"]["text/html"]
     assert 'alt="AUC &quot;0.9&quot; &amp; more"' in shown and 'src="../pictures/page-1.png"' in shown
-    assert (tmp_path / "page-1.png").read_bytes() == b"not really a picture"
+    assert 'class="picture wide"' in shown and 'width="900" height="300"' in shown
+    assert (tmp_path / "page-1.png").read_bytes() == HEADER
 
 
 def test_a_picture_without_one_is_at_least_named(tmp_path):

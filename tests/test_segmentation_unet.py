@@ -32,6 +32,7 @@ from nsclc_radiomics.device import torch_apart
 from nsclc_radiomics.mask import dice
 from nsclc_radiomics.segmentation import centre_point, point_of
 from nsclc_radiomics.unet import (
+    CHANNELS,
     Segmenter,
     UnetSettings,
     _orthogonal,
@@ -50,6 +51,7 @@ from nsclc_radiomics.unet import (
     segment,
     segment_cohort,
     segmentation_folds,
+    sharpness,
     to_grid,
     train_network,
     train_segmenter,
@@ -98,7 +100,7 @@ class Dense:
     patch: int = 32
     trained_on: dict = field(default_factory=dict)
 
-    def probability(self, hu, spacing, half=None, known=True, device="auto"):
+    def probability(self, hu, spacing, half=None, known=True, sharp=None, device="auto"):
         return (hu > -300).astype(np.float32)
 
 
@@ -472,12 +474,36 @@ def test_what_is_not_pointed_at_is_not_told():
     assert told[16:20].any() and told[20].min() < 0 < told[21].min() and not blind[16:20].any() and (blind[20:23] == 1).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_how_sharp_a_scan_is_does_not_depend_on_its_voxels_or_place(axis):
+    "The same tissue on voxels of 1 mm and, along one axis, of 3 mm from which 1 mm is made again: smooth there, and as sharp as before elsewhere."
+    fine = np.random.default_rng(0).normal(-300, 80, (72, 72, 72))
+    kept = sharpness(fine, (35.5,) * 3, (1, 1, 1))
+    assert np.allclose(kept, 1, atol=0.03)  # grain without any neighbours in it
+    thick, spacing = np.moveaxis(np.moveaxis(fine, axis, 0)[1::3], 0, axis), np.ones(3)
+    spacing[axis] = 3
+    middle = (np.array(thick.shape) - 1) / 2
+    again = look(thick, middle, 1 / spacing, 72)
+    for found in (sharpness(thick, middle, spacing), sharpness(again, (35.5,) * 3, (1, 1, 1))):
+        assert found[axis] > 1.5 and np.allclose(np.delete(found, axis), 1, atol=0.05)
+    ramp = np.moveaxis(np.broadcast_to(np.linspace(-900, 300, 72)[:, None, None], (72, 72, 72)), 0, axis)
+    assert sharpness(ramp, (35.5,) * 3, (1, 1, 1))[axis] == pytest.approx(2, abs=0.01)
+    assert np.isfinite(sharpness(np.full((9, 9, 9), -700), (4, 4, 4), (1, 1, 1))).all()
+
+
+def test_the_network_is_told_how_sharp_the_scan_is():
+    hu = np.zeros((16, 16, 16))
+    told = network_input(hu, (2, 2, 2), sharp=(1.0, 1.6, 2.0))
+    assert (told[26] < 0).all() and np.allclose(told[27], 0, atol=1e-6) and (told[28] > 0).all()
+    assert np.array_equal(told[:26], network_input(hu, (2, 2, 2))[:26])
+
+
 def test_a_small_tumour_is_looked_at_again_closer():
     "The stand-in is asked twice: about the whole crop, then about so much that what was found fills much of it."
     asked = []
 
     class Asked(Dense):
-        def probability(self, hu, spacing, half=None, known=True, device="auto"):
+        def probability(self, hu, spacing, half=None, known=True, sharp=None, device="auto"):
             asked.append(32 * np.asarray(spacing))
             return super().probability(hu, spacing)
 
@@ -496,5 +522,5 @@ def test_looks_of_all_kinds_are_drawn_from_a_scan_that_is_no_crop(tmp_path):
     assert case.half is None and case.inside.sum() == ball.sum() and case.extent == pytest.approx(28, abs=3)
     for kinds in ({"click": 0.0, "blind": 0.0}, {"click": 1.0, "blind": 0.0}, {"click": 0.0, "blind": 1.0}):
         x, y = draw_patch(case, replace(SMALL, **kinds), make_rng(0, str(kinds)))
-        assert x.shape == (26, 8, 8, 8) and y.shape == (1, 16, 16, 16) and y.max() > 0.5
+        assert x.shape == (CHANNELS, 8, 8, 8) and y.shape == (1, 16, 16, 16) and y.max() > 0.5
         assert x[16:20].any() == (kinds["blind"] == 0)
