@@ -38,6 +38,21 @@ def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
     assert compare_runs(a, make(tmp_path / "d", count=14), tolerance=None) != []
 
 
+def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_words(tmp_path):
+    "As another seed would: the same rows with other numbers; but never with other words, another count of rows, or far away."
+    runs = []
+    for name, auc, kind, rows in (("a", 0.80, "3D-CNN", 2), ("b", 0.85, "3D-CNN", 2), ("c", 0.85, "Random Forest", 2), ("d", 0.95, "3D-CNN", 3)):
+        runs.append(Run(tmp_path / name))
+        note_inputs(runs[-1], {"profile": "smoke", "seed": 1, "cohort": ""}, {"cohort": "abc"})
+        runs[-1].record({"holdout.3d_cnn.auc": {"value": auc, "low": auc - 0.06, "high": auc + 0.06, "evidence": "simulated"}})
+        save_table(runs[-1], "calls", pd.DataFrame({"model": [kind] * rows, "probability": auc, "call": auc > 0.81}), "simulated", "Calls.")
+    a, b, c, d = runs
+    assert len(compare_runs(a, b)) == 2 and compare_runs(a, b, tolerance=None) == []
+    assert [f.split(":")[0] for f in compare_runs(a, c, tolerance=None)] == ["tables/calls.csv"]
+    assert [f.split(":")[0] for f in compare_runs(a, d, tolerance=None)] == ["numbers.json", "tables/calls.csv"]
+    assert len(compare_runs(a, b, tolerance=1e-3)) == 2
+
+
 def test_every_picture_and_table_says_what_it_is_made_from(tmp_path):
     run = make(tmp_path / "a")
     origin = read_json(run.path / "figures/line.json")

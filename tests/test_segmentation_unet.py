@@ -475,7 +475,7 @@ def test_what_is_not_pointed_at_is_not_told():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_how_sharp_a_scan_is_does_not_depend_on_its_voxels_or_place(axis):
+def test_how_sharp_a_scan_is_does_not_depend_on_the_voxels_it_is_stored_in(axis):
     "The same tissue on voxels of 1 mm and, along one axis, of 3 mm from which 1 mm is made again: smooth there, and as sharp as before elsewhere."
     fine = np.random.default_rng(0).normal(-300, 80, (72, 72, 72))
     kept = sharpness(fine, (35.5,) * 3, (1, 1, 1))
