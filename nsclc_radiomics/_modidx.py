@@ -1229,6 +1229,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nsclc-radiomics', 'doc_hos
                                         'nsclc_radiomics.report._are_numbers': ('report.html#_are_numbers', 'nsclc_radiomics/report.py'),
                                         'nsclc_radiomics.report._check_evidence': ( 'report.html#_check_evidence',
                                                                                     'nsclc_radiomics/report.py'),
+                                        'nsclc_radiomics.report._drawn_anew': ('report.html#_drawn_anew', 'nsclc_radiomics/report.py'),
                                         'nsclc_radiomics.report._first_difference': ( 'report.html#_first_difference',
                                                                                       'nsclc_radiomics/report.py'),
                                         'nsclc_radiomics.report._origin': ('report.html#_origin', 'nsclc_radiomics/report.py'),

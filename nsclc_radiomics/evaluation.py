@@ -536,7 +536,7 @@ def with_unseen(
     predictions: pd.DataFrame,  # with a column set; one row a patient, model and set
 ) -> pd.DataFrame:
     "The rows, and once more those of all sets but the cross-validated, as one more set `UNSEEN`: the patients that no model has learnt from."
-    return pd.concat([predictions, predictions[predictions.set != "cross-validated"].assign(set=UNSEEN)])
+    return pd.concat([predictions, predictions[predictions.set != SETS[0]].assign(set=UNSEEN)])
 
 
 def scorable(

@@ -253,11 +253,14 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _WITHOUT_VALUES = re.compile(rf"{_NUMBER.pattern}|\b(?:True|False)\b")
 
 
-def _allowed(name: str, tolerance: float | None) -> tuple[float, float]:
-    "Relative and absolute tolerance for a number or a row of that name; None as tolerance stands for those between machines."
-    if tolerance is not None:
-        return tolerance, 0.0
-    return TOLERANCES["network" if _FROM_NETWORKS.search(name) else "other"]
+def _drawn_anew(name: str, tolerance: float | None) -> bool:
+    "Whether a number or a row of that name comes from a network that each of two machines trained: two draws, as with two seeds."
+    return tolerance is None and _FROM_NETWORKS.search(name) is not None
+
+
+def _allowed(kind: str, tolerance: float | None) -> tuple[float, float]:
+    "Relative and absolute tolerance; None stands for those between machines."
+    return TOLERANCES[kind] if tolerance is None else (tolerance, 0.0)
 
 
 def compare_runs(
@@ -287,12 +290,14 @@ def compare_numbers(
         if key not in one or key not in other:
             differences.append(f"numbers.json: {key} is in one run only")
         elif one[key] != other[key]:
-            relative, absolute = _allowed(key, tolerance)
-            pairs = [(one[key].get(f), other[key].get(f)) for f in one[key].keys() | other[key].keys()]
-            agree = all(p == q or (_are_numbers(p, q) and np.isclose(p, q, rtol=relative, atol=absolute)) for p, q in pairs)
+            drawn = _drawn_anew(key, tolerance)
             ends = [v.get(end) for v in (one[key], other[key]) for end in ("low", "high")]
-            if tolerance is None and _FROM_NETWORKS.search(key) and _are_numbers(*ends):
+            if drawn and _are_numbers(*ends):
                 agree = ends[0] <= ends[3] and ends[2] <= ends[1]  # the intervals overlap
+            else:
+                relative, absolute = _allowed("network" if drawn else "other", tolerance)
+                pairs = [(one[key].get(f), other[key].get(f)) for f in one[key].keys() | other[key].keys()]
+                agree = all(p == q or (_are_numbers(p, q) and np.isclose(p, q, rtol=relative, atol=absolute)) for p, q in pairs)
             if not agree:
                 differences.append(f"numbers.json: {key} is {one[key]} against {other[key]}")
     return differences
@@ -308,11 +313,10 @@ def _same_table(one: Path, other: Path, tolerance: float | None) -> bool:
     if first.shape != second.shape or list(first) != list(second):
         return False
     for left, right in zip(first.to_numpy(), second.to_numpy()):
-        name = f"{one.stem} {' '.join(left)}"
-        if tolerance is None and _FROM_NETWORKS.search(name):  # a call, True or False, is a number beside a threshold
+        if _drawn_anew(f"{one.stem} {' '.join(left)}", tolerance):  # a call, True or False, is a number beside a threshold
             if any(_WITHOUT_VALUES.sub("#", p) != _WITHOUT_VALUES.sub("#", q) for p, q in zip(left, right)):
                 return False
-        elif not all(p == q or _same_text(p, q, *_allowed(name, tolerance)) for p, q in zip(left, right)):
+        elif not all(p == q or _same_text(p, q, *_allowed("other", tolerance)) for p, q in zip(left, right)):
             return False
     return True
 

@@ -45,12 +45,12 @@ from .mask import read_mask, write_seg
 from .segmentation import centre_point, index_of, point_of, segment_seeded, segmentation_scores
 
 # %% auto #0
-__all__ = ['FACE_REACH', 'CHANNELS', 'USUAL_SHARPNESS', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM', 'THRESHOLD', 'CLOSER',
-           'SMALLEST_CM3', 'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings', 'look', 'sharpness', 'network_input',
-           'is_crop', 'half_of', 'Case', 'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'build_network',
-           'train_network', 'Segmenter', 'save_model', 'load_model', 'Segmentation', 'segment', 'to_grid', 'lung_box',
-           'segmentation_folds', 'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded', 'open_model',
-           'segment_image', 'Bundle', 'load_bundle']
+__all__ = ['FACE_REACH', 'CHANNELS', 'USUAL_SHARPNESS', 'USUAL_CROP_MM', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM',
+           'SHARPNESS_SPREAD', 'THRESHOLD', 'CLOSER', 'SMALLEST_CM3', 'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings',
+           'look', 'sharpness', 'network_input', 'is_crop', 'half_of', 'Case', 'fingerprint', 'prepare_case',
+           'prepare_cases', 'draw_patch', 'build_network', 'train_network', 'Segmenter', 'save_model', 'load_model',
+           'Segmentation', 'segment', 'to_grid', 'lung_box', 'segmentation_folds', 'train_segmenter', 'seen_patients',
+           'segment_cohort', 'seeded', 'open_model', 'segment_image', 'Bundle', 'load_bundle']
 
 # %% ../nbs/32_unet.ipynb #773419d0
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ def _weights(n: int, centre: float, step: float, size: int) -> tuple[slice, np.n
 
 
 FACE_REACH = 12.0  # mm from a crop's face over which a voxel is told how near it is
-CHANNELS = 29
+CHANNELS = 32
 USUAL_SHARPNESS = 1.6
+USUAL_CROP_MM = 72.0  # a crop's width that says nothing of its tumour
 
 
 def sharpness(
@@ -146,12 +147,13 @@ def network_input(
     known: bool = True,  # False: nothing is pointed at
     sharp: Sequence[float] = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
 ) -> np.ndarray:
-    """Channels (29, n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the soft-tissue window (8).
+    """`CHANNELS` of (n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the soft-tissue window (8).
 
     Then the distance from the point in all and along each axis (in 46 mm; 0 without a point), the nearness to the crop's faces along each axis
-    (1: far or no crop, 0: on it, -1: beyond), how wide the look is along each axis (logarithm, 0 at 80 mm), and how sharp the scan is along each.
+    (1: far or no crop, 0: on it, -1: beyond), how wide the look is along each axis (logarithm, 0 at 80 mm), how sharp the scan is along each,
+    and how wide the crop (logarithm, 0 at 72 mm and without a crop).
     """
-    cells, about = len(hu) // 2, np.zeros((13, *(len(hu) // 2,) * 3), np.float32)
+    cells, about = len(hu) // 2, np.zeros((CHANNELS - 16, *(len(hu) // 2,) * 3), np.float32)
     windows = np.stack([np.clip((hu + 300) / 700, -1, 1), np.clip((hu - 40) / 200, -1, 1)])
     folded = windows.reshape(2, cells, 2, cells, 2, cells, 2).transpose(0, 2, 4, 6, 1, 3, 5).reshape(16, cells, cells, cells)
     about[4:7] = 1
@@ -161,6 +163,7 @@ def network_input(
             about[1 + k] = away / 46
         if half is not None:
             about[4 + k] = np.clip((half[k] - away) / FACE_REACH, -1, 1)
+            about[13 + k] = 8 * math.log(2 * half[k] / USUAL_CROP_MM)  # factors bring what differs between patients to about one
         about[7 + k] = math.log(len(hu) * mm / 80)
         about[10 + k] = 3 * (sharp[k] - USUAL_SHARPNESS)
     about[0] = np.sqrt((about[1:4] ** 2).sum(0))
@@ -229,7 +232,7 @@ def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSetting
 
 
 def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    "A training look of n voxels a side: channels (29, n/2, n/2, n/2) and the share inside the tumour (1, n, n, n); as a crop, round a click, or blind."
+    "A training look of n voxels a side: `CHANNELS` of (n/2, n/2, n/2) and the share inside the tumour (1, n, n, n); as a crop, round a click, or blind."
     kind = rng.choice(["crop", "click", "blind"], p=[1 - settings.click - settings.blind, settings.click, settings.blind])
     off = {"crop": 0, "click": 3, "blind": 10}[kind]  # mm
     point, crop, size = case.point + rng.normal(0, 1, 3) * off / case.spacing, kind == "crop" and case.half is not None, settings.patch
@@ -240,13 +243,14 @@ def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> 
     hu, inside = (look(a, point, step / case.spacing, size) for a in (case.hu, case.inside))
     hu = hu * rng.uniform(0.93, 1.07) + rng.normal(0, 20)
     flips = [axis for axis in range(3) if rng.random() < 0.5]
-    sharp = case.sharp + rng.normal(0, 0.02, 3)
+    sharp = case.sharp + rng.normal(0, SHARPNESS_SPREAD, 3)
     x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind", sharp)
     return x, np.ascontiguousarray(np.flip(inside, flips))[None]
 
 
 CLOSER_DRAWN = (1.2, 2.4)  # a closer look in training, in the tumour's largest extents
 SMALLEST_LOOK_MM = 24.0
+SHARPNESS_SPREAD = 0.02  # of what is told in training, so that no scan is known by its exact value
 
 # %% ../nbs/32_unet.ipynb #bc4363e6
 def build_network(settings: UnetSettings) -> Any:
@@ -263,7 +267,7 @@ def build_network(settings: UnetSettings) -> Any:
 
 
 def _logits(network: Any, x: Any) -> Any:
-    "The network's logit of each voxel, (batch, 1, n, n, n), for inputs (batch, 29, n/2, n/2, n/2)."
+    "The network's logit of each voxel, (batch, 1, n, n, n), for inputs (batch, `CHANNELS`, n/2, n/2, n/2)."
     from monai.networks.utils import pixelshuffle
 
     return pixelshuffle(network(x.contiguous(memory_format=_torch().channels_last_3d)), 3, 2)
@@ -416,7 +420,7 @@ def save_model(model: Segmenter, folder: str | Path) -> Path:
     return Path(folder)
 
 
-_KIND = "nsclc_radiomics unet 4"
+_KIND = "nsclc_radiomics unet 5"
 
 
 def _tensors(network: Any) -> dict[str, Any]:
@@ -517,21 +521,23 @@ class _Found:
 def _look_twice(image: Volume, model: Any, centre: np.ndarray, half: np.ndarray | None, device: str) -> _Found | None:
     "What is found round a voxel (z, y, x): in a first look at the whole crop, or as wide as the model's, and where that is less, in a closer one too."
     wide = 2 * half if half is not None else np.full(3, model.patch * model.spacing)
-    found = _one_look(image, model, centre, wide, half, device)
+    sharp = sharpness(image.array, centre, image.spacing[::-1])
+    found = _one_look(image, model, centre, wide, half, sharp, device)
     if found is None:
         return None
     box = ndimage.find_objects(found.inside.astype(np.uint8))[0]
     near = CLOSER * max((s.stop - s.start) * mm for s, mm in zip(box, found.probability.spacing[::-1]))
     near = max(near, SMALLEST_LOOK_MM)
-    return found if near > 0.9 * wide.max() else _one_look(image, model, centre, np.minimum(near, wide), half, device) or found
+    return found if near > 0.9 * wide.max() else _one_look(image, model, centre, np.minimum(near, wide), half, sharp, device) or found
 
 
-def _one_look(image: Volume, model: Any, centre: np.ndarray, wide: np.ndarray, half: np.ndarray | None, device: str) -> _Found | None:
+def _one_look(
+    image: Volume, model: Any, centre: np.ndarray, wide: np.ndarray, half: np.ndarray | None, sharp: np.ndarray, device: str
+) -> _Found | None:
     "What is found nearest to a voxel in one look, so many mm (z, y, x) wide; None where there is nothing."
     size = model.patch
     step = wide / size / image.spacing[::-1]  # in the image's voxels
     corner = point_of(image, centre - (size - 1) / 2 * step)
-    sharp = sharpness(image.array, centre, image.spacing[::-1])
     seen = model.probability(look(image.array, centre, step, size), wide / size, half, sharp=sharp, device=device)
     grid = Volume(seen.astype(np.float32), tuple(wide[::-1] / size), corner, image.direction)
     inside = _one_part(seen >= THRESHOLD, np.full(3, (size - 1) / 2))

@@ -104,6 +104,28 @@ class Dense:
         return (hu > -300).astype(np.float32)
 
 
+def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
+    "In both looks what training told it of the same scan; a click knows no crop's faces."
+    told = []
+
+    class Listener(Dense):
+        def probability(self, hu, spacing, half=None, known=True, sharp=None, device="auto"):
+            told.append((half, sharp))
+            return super().probability(hu, spacing)
+
+    rng = np.random.default_rng(0)
+    ct, truth = ball_patient(0)
+    coarse = np.repeat(ct.array[::4], 4, axis=0) + rng.normal(0, 20, ct.shape)  # thick slices, fine pixels
+    ct = ct.with_array(np.rint(coarse).astype(np.int16))
+    middle = (np.array(ct.shape) - 1) / 2
+    expected = sharpness(ct.array, middle, ct.spacing[::-1])
+    segment(ct, Listener())
+    assert len(told) == 2 and all(np.array_equal(sharp, expected) and np.allclose(half, np.array(ct.shape) * ct.spacing[::-1] / 2) for half, sharp in told)
+    told.clear()
+    segment(ct, Listener(), point_of(ct, middle))
+    assert told and all(np.allclose(sharp, expected) and half is None for half, sharp in told)
+
+
 def test_a_patient_is_in_one_fold_and_folds_are_even():
     split = segmentation_folds([f"p{i}" for i in range(11)], 3, seed=1)
     assert sorted(split.value_counts()) == [3, 4, 4]
