@@ -10,7 +10,8 @@ from nsclc_radiomics.core import Run, read_json
 from nsclc_radiomics.report import TOLERANCES, _same_text, compare_runs, note_inputs, save_figure, save_table, write_provenance
 
 
-def make(folder, auc: float = 0.81, count: int = 13, shown: str = "0.81 (0.75 to 0.87)") -> Run:
+def make(folder, auc: float = 0.81, count: int = 13, shown: str = "0.81 (0.75 to 0.87)", network: float | None = None, by: str = "3D-CNN", rows: int = 2) -> Run:
+    "A small run; with the AUC of a network, that and a table of calls by a model."
     run = Run(folder)
     note_inputs(run, {"profile": "smoke", "seed": 1, "cohort": ""}, {"cohort": "abc"})
     run.record({"holdout.random_forest.auc": {"value": auc, "evidence": "simulated"}})
@@ -18,6 +19,9 @@ def make(folder, auc: float = 0.81, count: int = 13, shown: str = "0.81 (0.75 to
     fig, ax = plt.subplots(figsize=(1, 1))
     ax.plot([0, 1])
     save_figure(run, "line", fig, pd.DataFrame({"x": [auc]}), "simulated", "A line.", inputs={"ct": "def"})
+    if network:
+        run.record({"holdout.3d_cnn.auc": {"value": network, "low": network - 0.06, "high": network + 0.06, "evidence": "simulated"}})
+        save_table(run, "calls", pd.DataFrame({"model": [by] * rows, "probability": network, "call": network > 0.81}), "simulated", "Calls.")
     return run
 
 
@@ -40,13 +44,8 @@ def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
 
 def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_words(tmp_path):
     "As another seed would: the same rows with other numbers; but never with other words, another count of rows, or far away."
-    runs = []
-    for name, auc, kind, rows in (("a", 0.80, "3D-CNN", 2), ("b", 0.85, "3D-CNN", 2), ("c", 0.85, "Random Forest", 2), ("d", 0.95, "3D-CNN", 3)):
-        runs.append(Run(tmp_path / name))
-        note_inputs(runs[-1], {"profile": "smoke", "seed": 1, "cohort": ""}, {"cohort": "abc"})
-        runs[-1].record({"holdout.3d_cnn.auc": {"value": auc, "low": auc - 0.06, "high": auc + 0.06, "evidence": "simulated"}})
-        save_table(runs[-1], "calls", pd.DataFrame({"model": [kind] * rows, "probability": auc, "call": auc > 0.81}), "simulated", "Calls.")
-    a, b, c, d = runs
+    a, b = make(tmp_path / "a", network=0.80), make(tmp_path / "b", network=0.85)
+    c, d = make(tmp_path / "c", network=0.85, by="Random Forest"), make(tmp_path / "d", network=0.95, rows=3)
     assert len(compare_runs(a, b)) == 2 and compare_runs(a, b, tolerance=None) == []
     assert [f.split(":")[0] for f in compare_runs(a, c, tolerance=None)] == ["tables/calls.csv"]
     assert [f.split(":")[0] for f in compare_runs(a, d, tolerance=None)] == ["numbers.json", "tables/calls.csv"]
