@@ -114,7 +114,7 @@ def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
             return super().probability(hu, spacing)
 
     rng = np.random.default_rng(0)
-    ct, truth = ball_patient(0)
+    ct, _ = ball_patient(0)
     coarse = np.repeat(ct.array[::4], 4, axis=0) + rng.normal(0, 20, ct.shape)  # thick slices, fine pixels
     ct = ct.with_array(np.rint(coarse).astype(np.int16))
     middle = (np.array(ct.shape) - 1) / 2
