@@ -72,7 +72,7 @@ class Profile:
 PROFILES = {
     "full": Profile(
         patients=500, external=150, settings="ct", epochs=100, robustness=15, repeats=20, studies=10_000, resamples=10_000, tune=True, jobs=2,
-        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1000, real_patches=4000, outlined=100, note="the paper's scale",
+        baselines=("logistic_regression", "random_forest"), shuffled=250, patches=1000, real_patches=3000, outlined=100, note="the paper's scale",
     ),
     "smoke": Profile(
         patients=32, external=8, settings="paper", epochs=2, robustness=5, repeats=2, studies=500, resamples=200, tune=False, jobs=1,
@@ -351,6 +351,7 @@ class Schedule:
     seconds: Mapping[str, float]  # that a notebook took earlier, where that is known
     at_once: int = 2
     running: dict[str, float] = field(default_factory=dict)  # name -> when it started
+    took: dict[str, float] = field(default_factory=dict)  # name -> seconds, of those that have ended here
 
     def startable(self) -> list[str]:
         "Those that need nothing which is still to be done, as many as may run beside those that do."
@@ -362,16 +363,29 @@ class Schedule:
         self.waiting.remove(name)
         self.running[name] = time.monotonic()
 
+    def end(self, name: str) -> None:
+        "Note that a notebook has ended, and how long it took."
+        self.took[name] = time.monotonic() - self.running.pop(name)
+
+    def pace(self) -> float:
+        "How many times as long as earlier notebooks take here: by all that have ended, or by one that runs for longer than that."
+
+        def ratio(taken: Mapping[str, float]) -> float:
+            known = [name for name in taken if name in self.seconds]
+            return (60 + sum(taken[n] for n in known)) / (60 + sum(self.seconds[n] for n in known))  # a minute as earlier: short ones say little
+
+        return max(ratio({**self.took}), *(ratio({name: time.monotonic() - since}) for name, since in [*self.running.items()]), 0)
+
     def left(self) -> float | None:
         "Seconds until all is done; None where no earlier run tells."
-        play, now, clock = Schedule([*self.waiting], self.needs, self.seconds, self.at_once, {**self.running}), time.monotonic(), 0.0
+        play, now, clock, pace = Schedule([*self.waiting], self.needs, self.seconds, self.at_once, {**self.running}), time.monotonic(), 0.0, self.pace()
         if not {*play.waiting, *play.running} <= set(self.seconds):
             return None
-        ends = {name: max(self.seconds[name] - (now - since), 0) for name, since in play.running.items()}
+        ends = {name: max(pace * self.seconds[name] - (now - since), 0) for name, since in play.running.items()}
         while True:
             for name in play.startable():
                 play.start(name)
-                ends[name] = clock + self.seconds[name]
+                ends[name] = clock + pace * self.seconds[name]
             if not ends:
                 return clock
             clock = min(ends.values())
@@ -516,7 +530,7 @@ def side_by_side(
                     if plan.waiting:  # the next one's kernel starts, and imports, while this one runs
                         kernels.append(WarmKernel(cwd))
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    del plan.running[running.pop(future)]
+                    plan.end(running.pop(future))
                     failed = failed or future.exception()
     finally:
         for kernel in kernels:

@@ -27,8 +27,8 @@ from .mask import read_mask
 from .style import COLOURS
 
 # %% auto #0
-__all__ = ['LEVELS', 'Limits', 'Finding', 'measure', 'judge', 'thumbnail', 'Checked', 'check_image', 'find_duplicates',
-           'find_missing', 'check_cohort']
+__all__ = ['LEVELS', 'Limits', 'Finding', 'measure', 'judge', 'turned_to_lps', 'thumbnail', 'Checked', 'check_image',
+           'find_duplicates', 'find_missing', 'check_cohort']
 
 # %% ../nbs/28_quality.ipynb #98370bc8
 LEVELS = ("error", "warning", "note")
@@ -141,8 +141,8 @@ _MARGIN_MM = 25.0
 _HEIGHT = 150  # pixels
 
 
-def _turned(volume: Volume) -> Volume:
-    "The volume with its axes in the order and sense of LPS."
+def turned_to_lps(volume: Volume) -> Volume:
+    "The volume with its axes in the order and sense of LPS, so that its slices are axial; no voxel changes its value or place."
     return Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), "LPS"), volume.unit)
 
 
@@ -162,7 +162,7 @@ def thumbnail(
     modality: str = "ct",
 ) -> str:
     "An SVG with an axial and a coronal view through the tumour and its outline, self-contained."
-    part, inside = _cropped(_turned(image), _turned(mask))
+    part, inside = _cropped(turned_to_lps(image), turned_to_lps(mask))
     dx, dy, dz = part.spacing
     k, j = int(inside.sum((1, 2)).argmax()), int(inside.sum((0, 2)).argmax())
     views = [(part.array[k], inside[k], dx, dy), (part.array[::-1, j], inside[::-1, j], dx, dz)]

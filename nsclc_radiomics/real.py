@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
 from sklearn.base import BaseEstimator
 
 from .claims import reported_performance
@@ -367,24 +368,21 @@ EXTERNAL_VALIDATIONS = (0.60, 0.75)  # AUCs that other groups usually find for r
 def all_aucs(
     numbers: Mapping[str, Mapping[str, Any]],  # of a run
 ) -> pd.DataFrame:
-    """AUCs of a run for `plot_auc_forest`: label, value, low, high, n, evidence; the paper's and other groups' first, then simulated, then real.
+    """AUCs of a run for `plot_auc_forest`: patients, model, value, low, high, evidence; the paper's and other groups' first, then simulated, then real.
 
     Each model on each set of patients once: no controls, differences or learning curves.
     """
-    rows = [_auc_row(f"paper, {m.model} (Table 5)", m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
-    rows.append(_auc_row("other groups' external validations", None, *EXTERNAL_VALIDATIONS, "reported"))
+    rows = [("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
+    rows.append(("other groups", "external validations", None, *EXTERNAL_VALIDATIONS, "reported"))
     own = {key: entry for key, entry in numbers.items() if _COMPARED.fullmatch(key)}
     for kind in ("simulated", "real"):
-        found = [(_label(key, kind), entry) for key, entry in own.items() if entry["evidence"] == kind]
-        rows += [_auc_row(label, entry["value"], entry.get("low"), entry.get("high"), kind) for label, entry in sorted(found, key=lambda f: f[0])]
-    return pd.DataFrame(rows, columns=["label", "value", "low", "high", "n", "evidence"]).astype({c: float for c in ("value", "low", "high", "n")})
+        found = sorted((*_names(key, kind), key) for key, entry in own.items() if entry["evidence"] == kind)
+        rows += [(patients, model, *(own[key].get(k) for k in ("value", "low", "high")), kind) for patients, model, key in found]
+    table = pd.DataFrame(rows, columns=["patients", "model", "value", "low", "high", "evidence"])
+    return table.astype({c: float for c in ("value", "low", "high")})
 
 
 _COMPARED = re.compile(r"((cross_validated|holdout|external)\.\w+|world\.(published|null)\.(holdout|external)\.\w+|marker\.(pdl1|tmb)|real\..+)\.auc")
-
-
-def _auc_row(label: str, value: float | None, low: float | None, high: float | None, evidence: str) -> tuple:
-    return (label, value, low, high, None, evidence)
 
 
 _PLACES = {
@@ -392,17 +390,18 @@ _PLACES = {
     "real.ct.nested": "CT, both hospitals, nested",
     "real.hospitals.cross_validated": "Lung1, cross-validated",
     "real.hospitals.external": "Lung1 to Radboud",
-    "real.icb": "checkpoint inhibitors, response",
+    "real.icb": "PD-(L)1 blockade, response",
     "real.lung1": "Lung1",
     "real.radboud": "Radboud",
 }
 _WAYS = {"pdl1": "PD-L1", "honest": "features chosen inside folds", "leaky": "features chosen before the split (wrong)"} | {
     "3d_cnn": "3D-CNN", "published_3d_cnn": "published 3D-CNN", "svm": "SVM", "pd_l1": "PD-L1", "tmb": "TMB", "dnlr": "dNLR",
+    "logistic_regression_lasso": "logistic regression (LASSO)", "logistic_regression_pca": "logistic regression (PCA)", "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
 }  # fmt: skip
 
 
-def _label(key: str, kind: str) -> str:
-    "A number's name in words: `real.ct.cross_validated.volume_alone.auc` is `CT, both hospitals: volume alone`."
+def _names(key: str, kind: str) -> tuple[str, str]:
+    "Patients and model of a number in words: `real.ct.cross_validated.volume_alone.auc` is `CT, both hospitals` and `volume alone`."
     place, model = key.removesuffix(".auc").rsplit(".", 1)
     parts = place.split(".")
     if place in _PLACES:
@@ -413,7 +412,7 @@ def _label(key: str, kind: str) -> str:
         where = f"{parts[1]} world, {', '.join(parts[2:])}"
     else:
         where = f"claimed world, {', '.join(parts)}" if kind == "simulated" else f"this cohort, {', '.join(parts)}"
-    return f"{where.replace('_', '-')}: {_WAYS.get(model, model.replace('_', ' '))}"
+    return where.replace("_", "-"), _WAYS.get(model, model.replace("_", " "))
 
 
 def _hospital(part: str) -> str:
@@ -451,28 +450,36 @@ def for_clinicians(
 
 # %% ../nbs/94_real.ipynb #9d653585
 def plot_auc_forest(
-    table: pd.DataFrame,  # columns label, value, low, high (may be empty), n (may be empty), evidence
-    title: str = "",
+    table: pd.DataFrame,  # columns patients, model, value, low, high (may be empty), evidence; rows of the same patients together
 ) -> Figure:
     "AUCs with their intervals, a row each, coloured by the kind of evidence; 0.5 is dotted. A range without a value is drawn as a bar."
     kinds = {"simulated": (COLOURS[0], "o"), "real": (COLOURS[1], "s"), "reported": ("0.25", "D")}
-    fig, ax = plt.subplots(figsize=(7.2, 0.9 + 0.19 * len(table)), layout="constrained")
+    new = table.patients.ne(table.patients.shift()).to_numpy()
+    heights = -(np.arange(len(table)) + 0.7 * new.cumsum())  # a gap before other patients
+    high = 1.1 + 0.155 * -heights[-1]  # inches
+    fig, ax = plt.subplots(figsize=(7.2, high), gridspec_kw={"left": 0.5, "right": 0.83, "bottom": 0.45 / high, "top": 1 - 0.5 / high})
+    across = blended_transform_factory(fig.transFigure, ax.transData)
     ax.axvline(0.5, color="0.6", lw=1, ls=":")
-    for height, row in zip(range(len(table), 0, -1), table.itertuples()):
+    for height, first, row in zip(heights, new, table.itertuples()):
         colour, marker = kinds[row.evidence]
+        known = pd.notna(row.value)
         if pd.notna(row.low):
-            ax.plot([row.low, row.high], [height, height], color=colour, lw=1.8 if pd.notna(row.value) else 6, alpha=1 if pd.notna(row.value) else 0.4)
-        if pd.notna(row.value):
+            ax.plot([row.low, row.high], [height, height], color=colour, lw=1.8 if known else 6, alpha=1 if known else 0.4, solid_capstyle="butt")
+        if known:
             ax.plot(row.value, height, marker, color=colour, ms=4)
-        shown = "" if pd.isna(row.value) else f"{row.value:.2f}"
+        shown = f"{row.value:.2f}" if known else " " * 7
         bounds = "" if pd.isna(row.low) else f" ({row.low:.2f} to {row.high:.2f})"
-        ax.text(1.02, height, shown + bounds, va="center", fontsize=7, transform=ax.get_yaxis_transform())
-    labels = [f"{r.label}, n = {int(r.n)}" if pd.notna(r.n) else r.label for r in table.itertuples()]
-    ax.set_yticks(range(len(table), 0, -1), labels, fontsize=7)
-    ax.set(xlabel="AUC (95 % interval)", xlim=(0.3, 1), ylim=(0.4, len(table) + 0.6), title=title)
+        ax.text(0.84, height, shown + bounds, va="center", fontsize=7, transform=across)
+        if first:
+            ax.text(0.01, height, row.patients, va="center", fontsize=7, weight="bold", transform=across)
+            ax.plot([0.01, 0.99], [height + 0.85] * 2, color="0.85", lw=0.6, clip_on=False, transform=across)
+    ax.set_yticks(heights, table.model, fontsize=7)
+    lowest = min(0.3, np.floor(10 * table[["value", "low"]].min().min()) / 10)
+    ax.set(xlabel="AUC (95 % interval)", xlim=(lowest, 1), ylim=(heights[-1] - 0.8, heights[0] + 0.8))
     for kind in dict.fromkeys(table.evidence):
         ax.plot([], [], kinds[kind][1], color=kinds[kind][0], label=kind, ms=4, ls="")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return fig
+

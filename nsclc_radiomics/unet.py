@@ -45,12 +45,13 @@ from .mask import read_mask, write_seg
 from .segmentation import centre_point, index_of, point_of, segment_seeded, segmentation_scores
 
 # %% auto #0
-__all__ = ['FACE_REACH', 'CHANNELS', 'USUAL_SHARPNESS', 'USUAL_CROP_MM', 'CROP_MM', 'CLOSER_DRAWN', 'SMALLEST_LOOK_MM',
-           'SHARPNESS_SPREAD', 'THRESHOLD', 'CLOSER', 'SMALLEST_CM3', 'MOST_PLACES', 'BUNDLE_NETWORKS', 'UnetSettings',
-           'look', 'sharpness', 'network_input', 'is_crop', 'half_of', 'Case', 'fingerprint', 'prepare_case',
-           'prepare_cases', 'draw_patch', 'build_network', 'train_network', 'Segmenter', 'save_model', 'load_model',
-           'Segmentation', 'segment', 'to_grid', 'lung_box', 'segmentation_folds', 'train_segmenter', 'seen_patients',
-           'segment_cohort', 'seeded', 'open_model', 'segment_image', 'Bundle', 'load_bundle']
+__all__ = ['FACE_REACH', 'CHANNELS', 'USUAL_SHARPNESS', 'USUAL_CROP_MM', 'SHARPNESS_FACTOR', 'CROP_FACTOR', 'CROP_MM',
+           'CLOSER_DRAWN', 'SMALLEST_LOOK_MM', 'SHARPNESS_SPREAD', 'THRESHOLD', 'CLOSER', 'SMALLEST_CM3', 'MOST_PLACES',
+           'BUNDLE_NETWORKS', 'UnetSettings', 'look', 'sharpness', 'network_input', 'is_crop', 'half_of', 'Case',
+           'fingerprint', 'prepare_case', 'prepare_cases', 'draw_patch', 'build_network', 'train_network', 'Segmenter',
+           'save_model', 'load_model', 'Segmentation', 'segment', 'to_grid', 'lung_box', 'segmentation_folds',
+           'train_segmenter', 'seen_patients', 'segment_cohort', 'seeded', 'open_model', 'segment_image', 'Bundle',
+           'load_bundle']
 
 # %% ../nbs/32_unet.ipynb #773419d0
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class UnetSettings:
 
     patch: int = 32  # voxels on each side of a look
     spacing: float = 3.0  # mm of these voxels where nothing tells how large the tumour is: a first look round a click, and the search
-    channels: tuple[int, ...] = (24, 48, 96)  # features at each level; the first works at half the look's resolution, each further one halves it
+    channels: tuple[int, ...] = (16, 48, 96)  # features at each level; the first works at half the look's resolution, each further one halves it
     patches: int = 2000  # looks seen in training: its cost does not depend on the number of patients
     batch: int = 4
     rate: float = 2e-2  # highest step of the one-cycle schedule, for the convolutions; the few other weights take a tenth
@@ -124,6 +125,7 @@ FACE_REACH = 12.0  # mm from a crop's face over which a voxel is told how near i
 CHANNELS = 32
 USUAL_SHARPNESS = 1.6
 USUAL_CROP_MM = 72.0  # a crop's width that says nothing of its tumour
+SHARPNESS_FACTOR, CROP_FACTOR = 3.0, 8.0  # bring what differs between patients to about one
 
 
 def sharpness(
@@ -163,9 +165,9 @@ def network_input(
             about[1 + k] = away / 46
         if half is not None:
             about[4 + k] = np.clip((half[k] - away) / FACE_REACH, -1, 1)
-            about[13 + k] = 8 * math.log(2 * half[k] / USUAL_CROP_MM)  # factors bring what differs between patients to about one
+            about[13 + k] = CROP_FACTOR * math.log(2 * half[k] / USUAL_CROP_MM)
         about[7 + k] = math.log(len(hu) * mm / 80)
-        about[10 + k] = 3 * (sharp[k] - USUAL_SHARPNESS)
+        about[10 + k] = SHARPNESS_FACTOR * (sharp[k] - USUAL_SHARPNESS)
     about[0] = np.sqrt((about[1:4] ** 2).sum(0))
     return np.concatenate([folded, about]).astype(np.float32)
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from .cohort import Cohort
 from .core import MissingDependencyError, NsclcError, Volume, read_volume
 from .mask import read_mask
+from .quality import turned_to_lps
 from .segmentation import point_of, segmentation_scores
 from .unet import open_model, segment
 from .views import WINDOWS, largest_slice, show_slice
@@ -34,7 +35,7 @@ def draw_view(
     found: Volume | None = None,  # drawn in blue
     window: str = "lung",
 ) -> Figure:
-    "One axial slice in true proportions with crosshair and outlines."
+    "One slice across z in true proportions with crosshair and outlines."
     k, row, column = index
     fig = Figure(figsize=(5, 5), layout="constrained")
     ax = fig.add_subplot()
@@ -129,14 +130,15 @@ def plot_outlines(
     cases: pd.Series,  # from `telling_cases`
     field: float = 100,  # mm shown
 ) -> Figure:
-    "A picture a patient: the slice in which the expert's outline (orange) is largest, with the automatic one (blue), and the Dice."
+    "A picture a patient: the axial slice in which the expert's outline (orange) is largest, with the automatic one (blue), and the Dice."
     fig = Figure(figsize=(1.5 * len(cases), 1.95), layout="constrained")
     for ax, (patient, word) in zip(fig.subplots(1, len(cases), squeeze=False)[0], cases.items()):
-        image = cohort.image(patient)
-        truth, file = read_mask(cohort.mask_path(patient), image), Path(masks) / f"{patient}.nii.gz"
+        stored = cohort.image(patient)
+        image, truth = turned_to_lps(stored), turned_to_lps(read_mask(cohort.mask_path(patient), stored))
+        file = Path(masks) / f"{patient}.nii.gz"
         k = largest_slice(truth)
         show_slice(ax, image, truth, k, "lung", field, EXPERT)
-        found = read_volume(file).array[k] if file.is_file() else np.zeros(image.shape[1:])
+        found = turned_to_lps(read_volume(file)).array[k] if file.is_file() else np.zeros(image.shape[1:])
         dx, dy = image.spacing[:2]
         if found.any():
             ax.contour(np.arange(image.shape[2]) * dx, np.arange(image.shape[1]) * dy, found > 0, [0.5], colors=FOUND, linewidths=0.9)

@@ -19,6 +19,7 @@ from .cohort import Cohort
 from .core import OptionError, Volume, make_rng
 from .image import augment, denoise, resample, scale, window
 from .mask import read_mask
+from .quality import turned_to_lps
 from .style import COLOURS
 
 # %% auto #0
@@ -43,7 +44,7 @@ def show_slice(
     field: float | None = None,  # mm shown around the mask's centre, as far as the image goes; default: the whole slice
     colour: str = "#E69F00",
 ) -> None:
-    "Draw one axial slice in true proportions, outlined with the mask's voxel edges."
+    "Draw one slice in true proportions, outlined with the mask's voxel edges: an axial one of a volume whose axes are those of LPS, see `turned_to_lps`."
     if view not in WINDOWS:
         raise OptionError(f"unknown view {view!r}; expected one of {', '.join(WINDOWS)}")
     if k is None:
@@ -72,7 +73,7 @@ def plot_contact_sheet(
     view: str = "lung",
     field: float | None = 80,  # mm
 ) -> Figure:
-    "Each patient's largest slice of the tumour, outlined."
+    "Each patient's largest axial slice of the tumour, outlined."
     if not titles:
         raise OptionError("no patients to draw: give at least one patient id")
     rows = -(-len(titles) // columns)
@@ -81,7 +82,8 @@ def plot_contact_sheet(
         ax.set_axis_off()
     for ax, (patient, title) in zip(axes.flat, titles.items()):
         image = cohort.image(patient, modality)
-        show_slice(ax, image, read_mask(cohort.mask_path(patient, modality), image), view=view, field=field)
+        mask = read_mask(cohort.mask_path(patient, modality), image)
+        show_slice(ax, turned_to_lps(image), turned_to_lps(mask), view=view, field=field)
         ax.set_title(title, fontsize=7)
     return fig
 
