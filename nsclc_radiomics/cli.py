@@ -349,12 +349,12 @@ def _add_paper_commands(commands: Commands) -> None:
     verify.add_argument("a", metavar="RUN_A")
     verify.add_argument("b", metavar="RUN_B")
     verify.add_argument("--numbers", action="store_true", help="compare numbers.json only, as for the copy that is committed")
-    verify.add_argument("--tolerance", type=float, default=0.0, help="relative (default 0: byte for byte)")
-    verify.add_argument("--between-machines", action="store_true", help="within the tolerances that are stated for runs on two machines")
+    within = verify.add_mutually_exclusive_group()
+    within.add_argument("--tolerance", type=float, metavar="RELATIVE", help="0 is byte for byte, the default for runs by one kind of processor")
+    within.add_argument("--between-machines", action="store_true", help="as stated for runs on two machines, the default for two kinds of processor")
 
     publish = _command(commands, "publish", _publish, "copy a run's executed notebooks, normalised, into nbs/paper")
     publish.add_argument("folder", nargs="?", default="runs/full", metavar="RUN")
-
 
     docs = _command(commands, "docs", _docs, "render the executed notebooks as a site")
     docs.add_argument("out", nargs="?", type=Path, default=Path("_docs"), metavar="OUT", help="default _docs")
@@ -367,12 +367,20 @@ def _paper(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from nsclc_radiomics.report import compare_numbers, compare_runs
+    from nsclc_radiomics.report import comparable_numbers, compare_numbers, compare_runs, same_processor
 
     a, b = Run(Path(args.a)), Run(Path(args.b))
-    tolerance = None if args.between_machines else args.tolerance
-    differences = compare_numbers(a.numbers(), b.numbers(), tolerance) if args.numbers else compare_runs(a, b, tolerance)
-    print(*(differences or [f"{args.a} and {args.b} agree"]), sep="\n")
+    between = args.between_machines or (args.tolerance is None and not same_processor(a, b))
+    tolerance, aside = None if between else args.tolerance or 0.0, []
+    if args.numbers:
+        one, other, aside = comparable_numbers(a, b)
+        differences = compare_numbers(one, other, tolerance)
+    else:
+        differences = compare_runs(a, b, tolerance)
+    if aside:
+        print(f"{len(aside)} numbers not compared, of real patients or totals that count them: the runs had not the same public patients' data")
+    how = "within the tolerances between machines" if between else f"within {tolerance:g}, relative" if tolerance else "byte for byte"
+    print(*(differences or [f"{args.a} and {args.b} agree {how}"]), sep="\n")
     return 1 if differences else 0
 
 

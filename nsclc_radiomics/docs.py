@@ -121,7 +121,7 @@ def _with_pictures(notebook: dict[str, Any], name: str, pictures: Path, up: str,
                 width, height = struct.unpack(">II", picture[16:24])  # of a PNG's header; a page that knows them does not jump while it loads
                 alt = html.escape(output["metadata"].get("image/png", {}).get("alt", f"figure {count} of {name}"), quote=True)
                 link = f"{up}pictures/{file.name}"
-                shape = "picture wide" if width > 1.6 * height else "picture"
+                shape = "picture wide" if width > 42 * 16 else "picture"  # letters shrink with the width, whatever the height
                 size = f'width="{width}" height="{height}"'
                 output["data"] = {"text/html": f'<a class="{shape}" href="{link}"><img src="{link}" {size} alt="{alt}" loading="lazy"></a>'}
                 output["metadata"] = {}

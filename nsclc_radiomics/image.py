@@ -38,8 +38,8 @@ from .core import VOLUME_SUFFIXES, GeometryError, ImageError, NsclcError, Option
 
 # %% auto #0
 __all__ = ['write_dicom', 'Series', 'scan_dicom', 'parsing', 'read_header', 'read_ct', 'decay_reference', 'average_count_time',
-           'parse_datetime', 'uptake_seconds', 'suv_factors', 'read_pet', 'read_image', 'resample', 'window', 'scale',
-           'standardise', 'denoise', 'augment']
+           'parse_datetime', 'uptake_seconds', 'suv_factors', 'read_pet', 'read_image', 'resample', 'turned_to_lps',
+           'window', 'scale', 'standardise', 'denoise', 'augment']
 
 # %% ../nbs/20_image.ipynb #25e89de2
 def write_dicom(
@@ -920,6 +920,11 @@ def resample(
     grid.UseNearestNeighborExtrapolatorOn()  # the outermost new voxels may reach past the old centres
     moved = Volume.from_sitk(grid.Execute(sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)), volume.unit)
     return moved.with_array(moved.array >= 0.5) if mask else moved
+
+# %% ../nbs/20_image.ipynb #d2a7716b
+def turned_to_lps(volume: Volume) -> Volume:
+    "The volume with its axes in the order and sense of LPS, so that its slices are axial; no voxel changes its value or place."
+    return Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), "LPS"), volume.unit)
 
 # %% ../nbs/20_image.ipynb #a2e959e2
 def window(

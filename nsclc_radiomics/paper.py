@@ -33,6 +33,7 @@ from nsclc_radiomics.core import (
     content_hash,
     project_root,
     read_json,
+    reference_dir,
     write_json,
 )
 from .models import MODELS
@@ -207,7 +208,8 @@ _KERNEL_ARGUMENTS = ["--log-level=50"]  # a kernel on this machine needs no word
 
 @contextlib.contextmanager
 def _kernel_environment() -> Iterator[None]:
-    environment = {"JUPYTER_PREFER_ENV_PATH": "1", "IN_TEST": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    "What kernels started meanwhile find: among it one thread for linear algebra, since the last digit of a sum depends on their number."
+    environment = {"JUPYTER_PREFER_ENV_PATH": "1", "IN_TEST": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "OPENBLAS_NUM_THREADS": "1"}
     previous = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -374,7 +376,7 @@ class Schedule:
             known = [name for name in taken if name in self.seconds]
             return (60 + sum(taken[n] for n in known)) / (60 + sum(self.seconds[n] for n in known))  # a minute as earlier: short ones say little
 
-        return max(ratio({**self.took}), *(ratio({name: time.monotonic() - since}) for name, since in [*self.running.items()]), 0)
+        return max([ratio({**self.took}), *(ratio({name: time.monotonic() - since}) for name, since in [*self.running.items()])])
 
     def left(self) -> float | None:
         "Seconds until all is done; None where no earlier run tells."
@@ -469,6 +471,12 @@ def _sources(path: Path) -> list[list[str]]:
     return [[c["cell_type"], "".join(c["source"])] for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
 
 
+def _public_files() -> list[list[Any]]:
+    "Names and sizes of the reference data's files: chapters show more patients where they are there."
+    folder = reference_dir()
+    return [[p.relative_to(folder).as_posix(), p.stat().st_size] for p in sorted(folder.rglob("*")) if p.is_file()] if folder else []
+
+
 def run_paper(
     run: str | Path = "runs/full",
     cohort: str = "",  # folder of a cohort; empty: the simulated one
@@ -494,9 +502,9 @@ def run_paper(
         raise OptionError(f"at_once must be 1 or more, got {at_once}")
     inputs, started = note_run(folder, cohort, profile, seed), time.monotonic()
     parameters = {"run": _shown(folder.path), "cohort": cohort, "profile": profile, "seed": seed}
-    needs, keys = {name: needed_by(name, list(notebooks)) for name in notebooks}, {}
+    needs, keys, public = {name: needed_by(name, list(notebooks)) for name in notebooks}, {}, _public_files()
     for name, source in notebooks.items():
-        keys[name] = content_hash(parameters, inputs, code_hash(), package_versions(), _sources(source), [keys[n] for n in sorted(needs[name])])
+        keys[name] = content_hash(parameters, inputs, code_hash(), package_versions(), public, _sources(source), [keys[n] for n in sorted(needs[name])])
     chosen = [name for name in notebooks if only is None or name in only]
     plan = Schedule([name for name in chosen if executed_key(folder.path / "notebooks" / notebooks[name].name) != keys[name]], needs, seconds, at_once)
     labels = {name: f"[{position}/{len(notebooks)}] {name}" for position, name in enumerate(notebooks, start=1)}
@@ -508,7 +516,8 @@ def run_paper(
         _bring_up_to_date(folder, notebooks[name], keys[name], parameters, progress, kernel)
 
     side_by_side(plan, execute, project_root())
-    write_provenance(folder, {name: content_hash(_sources(source)) for name, source in notebooks.items()})
+    sources = {name: content_hash(_sources(source)) for name, source in notebooks.items()}
+    write_provenance(folder, sources, {"public_patients": content_hash(public) if public else "absent"})
     say(f"done in {time.monotonic() - started:.0f} s: {_shown(folder.path)}/notebooks")
     return folder
 
@@ -562,7 +571,7 @@ def _forget(run: Run) -> None:
 def publish(
     run: str | Path = "runs/full",
 ) -> list[Path]:
-    """Copy a full run's executed notebooks, normalised, into nbs/paper, with its numbers and what their links lead to.
+    """Copy a full run's executed notebooks, normalised, into nbs/paper, with its numbers, its provenance and what their links lead to.
 
     The data of tables, and of figures that show no real patients, go to nbs/tables and nbs/figures, where the links find them; a link to a
     file that is not kept becomes its name. RunError where a notebook is missing, or its source has changed since it was executed.
@@ -579,7 +588,8 @@ def publish(
     kept = _publish_data(folder, here, notebooks.values())
     for source, notebook in notebooks.items():
         write_notebook(source, _without_dead_links(notebook, kept))
-    _copy(folder.need("numbers.json", "40_performance"), here / "paper/numbers.json")
+    for name in ("numbers.json", "provenance.json"):
+        _copy(folder.need(name, "90_claims"), here / "paper" / name)
     _copy(folder.need(f"figures/{README_FIGURE}", "40_performance"), here / "figures" / README_FIGURE)
     write_json(here / "paper/seconds.json", seconds)
     _refresh_index(here / "index.ipynb")

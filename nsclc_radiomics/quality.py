@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from .cohort import Cohort, load_cohort
 from .core import NsclcError, Volume, atomic_path, content_hash, grid_difference
+from .image import turned_to_lps
 from .mask import read_mask
 from .style import COLOURS
 
 # %% auto #0
-__all__ = ['LEVELS', 'Limits', 'Finding', 'measure', 'judge', 'turned_to_lps', 'thumbnail', 'Checked', 'check_image',
-           'find_duplicates', 'find_missing', 'check_cohort']
+__all__ = ['LEVELS', 'Limits', 'Finding', 'measure', 'judge', 'thumbnail', 'Checked', 'check_image', 'find_duplicates',
+           'find_missing', 'check_cohort']
 
 # %% ../nbs/28_quality.ipynb #98370bc8
 LEVELS = ("error", "warning", "note")
@@ -139,11 +140,6 @@ def _judge_suv(m: dict[str, Any], limits: Limits) -> list[tuple[str, str, str]]:
 _WINDOWS = {"ct": (-1000.0, 400.0), "pet": (10.0, 0.0)}  # PET is shown dark on white
 _MARGIN_MM = 25.0
 _HEIGHT = 150  # pixels
-
-
-def turned_to_lps(volume: Volume) -> Volume:
-    "The volume with its axes in the order and sense of LPS, so that its slices are axial; no voxel changes its value or place."
-    return Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), "LPS"), volume.unit)
 
 
 def _cropped(image: Volume, mask: Volume) -> tuple[Volume, np.ndarray]:

@@ -482,4 +482,3 @@ def plot_auc_forest(
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return fig
-

@@ -30,8 +30,8 @@ from .style import COLOURS, STYLE, with_interval
 
 # %% auto #0
 __all__ = ['PACKAGES', 'TOLERANCES', 'use_style', 'note_inputs', 'noted_inputs', 'save_figure', 'save_table',
-           'reported_beside_obtained', 'package_versions', 'code_version', 'write_provenance', 'compare_runs',
-           'compare_numbers']
+           'reported_beside_obtained', 'package_versions', 'code_version', 'processor', 'write_provenance',
+           'same_processor', 'comparable_numbers', 'compare_runs', 'compare_numbers']
 
 # %% ../nbs/95_report.ipynb #5e872694
 def use_style() -> None:
@@ -215,16 +215,26 @@ def _said(command: list[str]) -> str:
         return ""
 
 
+def processor() -> str:
+    "Maker, family and model, by which numerical libraries choose their instructions, and with them the last digits; as the system tells them."
+    told = Path("/proc/cpuinfo")  # of Linux, whose `platform.processor` says less
+    facts = dict(re.findall(r"^(vendor_id|cpu family|model)[ \t]*: *(.+)$", told.read_text(encoding="utf-8"), re.M)) if told.is_file() else {}
+    if {"vendor_id", "cpu family", "model"} <= facts.keys():
+        return f"{facts['vendor_id']} family {facts['cpu family']} model {facts['model']}"
+    return _said(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or platform.machine()
+
+
 def write_provenance(
     run: Run,
     notebooks: Mapping[str, str] | None = None,  # name -> hash of the cells as their author wrote them
+    inputs: Mapping[str, str] | None = None,  # hashes of what was there beside the noted inputs
 ) -> None:
     "Write `provenance.json`: what made the run, from what, with which code and packages, on what kind of machine, and what it gave."
     noted = noted_inputs(run)
     machine = {
         "python": sys.version.split()[0],
-        "system": platform.platform(),
-        "processor": platform.machine(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads_per_library": os.environ.get("OMP_NUM_THREADS"),
     }
@@ -234,7 +244,7 @@ def write_provenance(
         "code": code_version(),
         "parameters": noted["parameters"],
         "seeds": {k: v for k, v in noted["parameters"].items() if "seed" in k},
-        "inputs": noted["inputs"],
+        "inputs": noted["inputs"] | dict(inputs or {}),
         "notebooks": dict(notebooks or {}),
         "packages": package_versions(),
         "machine": machine,
@@ -261,6 +271,29 @@ def _drawn_anew(name: str, tolerance: float | None) -> bool:
 def _allowed(kind: str, tolerance: float | None) -> tuple[float, float]:
     "Relative and absolute tolerance; None stands for those between machines."
     return TOLERANCES[kind] if tolerance is None else (tolerance, 0.0)
+
+
+def _provenance(*runs: Run) -> list[dict[str, Any]]:
+    "What runs say of how they were made; nothing where one of them does not."
+    files = [run.path / "provenance.json" for run in runs]
+    return [read_json(f) for f in files] if all(f.is_file() for f in files) else []
+
+
+def same_processor(a: Run, b: Run) -> bool:
+    "Whether one kind of processor made both runs, by their provenance; where one has none, one machine is taken to have made both."
+    return len({made["machine"]["processor"] for made in _provenance(a, b)}) < 2
+
+
+def comparable_numbers(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Numbers of both runs, and the names of those that were set aside, since the runs had not the same public patients' data, by their provenance.
+
+    These are numbers of real patients that one run only has, and totals that count them.
+    """
+    one, other, aside = a.numbers(), b.numbers(), set()
+    if len({made["inputs"].get("public_patients") for made in _provenance(a, b)}) > 1:
+        aside = {k for k in one.keys() ^ other.keys() if {**one, **other}[k]["evidence"] == "real"}
+        aside |= {k for k in one.keys() | other.keys() if k.startswith(("claims.", "quality."))}
+    return *({k: v for k, v in numbers.items() if k not in aside} for numbers in (one, other)), sorted(aside)
 
 
 def compare_runs(

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from .cohort import Cohort
 from .core import MissingDependencyError, NsclcError, Volume, read_volume
+from .image import turned_to_lps
 from .mask import read_mask
-from .quality import turned_to_lps
 from .segmentation import point_of, segmentation_scores
 from .unet import open_model, segment
 from .views import WINDOWS, largest_slice, show_slice

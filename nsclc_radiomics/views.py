@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 
 from .cohort import Cohort
 from .core import OptionError, Volume, make_rng
-from .image import augment, denoise, resample, scale, window
+from .image import augment, denoise, resample, scale, turned_to_lps, window
 from .mask import read_mask
-from .quality import turned_to_lps
 from .style import COLOURS
 
 # %% auto #0

@@ -110,6 +110,24 @@ def test_where_one_fails_the_other_ends_and_nothing_more_starts(two_notebooks):
     assert any("20_slow: unchanged" in line for line in again)
 
 
+def test_what_was_done_is_done_again_where_public_patients_come(two_notebooks, tmp_path, monkeypatch):
+    "Chapters show more where the reference data are there: 'unchanged' would hide them from who got them later."
+    monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "reference"))
+
+    def started() -> bool:
+        said: list[str] = []
+        run_paper(two_notebooks, profile="smoke", only=["20_slow"], say=said.append)
+        return any("running" in line for line in said)
+
+    assert started() and read_json(two_notebooks / "provenance.json")["inputs"]["public_patients"] == "absent"
+    assert not started()
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference/patients.csv").write_text("a\n")
+    assert started() and not started()
+    (tmp_path / "reference/patients.csv").write_text("a\n1\n")
+    assert started() and read_json(two_notebooks / "provenance.json")["inputs"]["public_patients"] != "absent"
+
+
 def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
     "Killed while the second notebook draws the patients: what was done is kept, and the end is as if nothing had happened."
     run = Run(tmp_path / "killed")

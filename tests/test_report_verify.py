@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.core import Run, read_json
+from nsclc_radiomics.cli import main
+from nsclc_radiomics.core import Run, read_json, write_json
 from nsclc_radiomics.report import TOLERANCES, _same_text, compare_runs, note_inputs, save_figure, save_table, write_provenance
 
 
@@ -50,6 +51,42 @@ def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_word
     assert [f.split(":")[0] for f in compare_runs(a, c, tolerance=None)] == ["tables/calls.csv"]
     assert [f.split(":")[0] for f in compare_runs(a, d, tolerance=None)] == ["numbers.json", "tables/calls.csv"]
     assert len(compare_runs(a, b, tolerance=1e-3)) == 2
+
+
+def made_by(run: Run, processor: str, public: str = "absent") -> str:
+    "The run's folder, with a provenance that names that processor."
+    write_provenance(run, inputs={"public_patients": public})
+    made = read_json(run.path / "provenance.json")
+    write_json(run.path / "provenance.json", made | {"machine": made["machine"] | {"processor": processor}})
+    return str(run.path)
+
+
+def test_what_agreement_means_follows_from_the_processors_that_provenance_names(tmp_path, capsys):
+    a, near = make(tmp_path / "a"), make(tmp_path / "b", auc=0.81 * (1 + 1e-9))
+    assert main(["verify", made_by(a, "one"), made_by(near, "one")]) == 1
+    assert "numbers.json: holdout.random_forest.auc" in capsys.readouterr().out
+    assert main(["verify", made_by(a, "one"), made_by(near, "other")]) == 0
+    assert "within the tolerances between machines" in capsys.readouterr().out
+    assert main(["verify", made_by(a, "one"), made_by(near, "other"), "--tolerance", "0"]) == 1
+    assert main(["verify", made_by(a, "one"), made_by(near, "one"), "--tolerance", "1e-6"]) == 0
+    assert main(["verify", made_by(a, "one"), made_by(near, "one"), "--between-machines"]) == 0
+    (near.path / "provenance.json").unlink()
+    assert main(["verify", str(a.path), str(near.path)]) == 1
+
+
+def test_a_run_without_public_patients_is_weighed_by_the_rest(tmp_path, capsys):
+    "Where provenance says that the data were others; a number that only one of two alike runs has is a difference."
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    for run, total in ((a, 18), (b, 17)):
+        run.record({"claims.not_testable_here": {"value": total, "evidence": "simulated"}})
+    b.record({"real.ct.volume.auc": {"value": 0.7, "evidence": "real"}})
+    assert main(["verify", made_by(a, "one"), made_by(b, "one", public="9f2c"), "--numbers"]) == 0
+    assert "2 numbers not compared" in capsys.readouterr().out
+    assert main(["verify", made_by(a, "one"), made_by(b, "one"), "--numbers"]) == 1
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == {"claims.not_testable_here", "real.ct.volume.auc"}
+    b.record({"holdout.random_forest.auc": {"value": 0.82, "evidence": "simulated"}})
+    assert main(["verify", made_by(a, "one"), made_by(b, "one", public="9f2c"), "--numbers"]) == 1
+    assert "holdout.random_forest.auc is" in capsys.readouterr().out
 
 
 def test_every_picture_and_table_says_what_it_is_made_from(tmp_path):
