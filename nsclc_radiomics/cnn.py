@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from .core import DataError, MissingDependencyError, ModelError, OptionError
 from .core import atomic_folder, atomic_path, content_hash, make_rng
-from .device import choose_device, need_torch, torch_apart
-from .network import Augmentation, augment_batch, build_network, choose_precision, mirror_batch
+from .device import choose_device, choose_precision, need_torch, torch_apart
+from .network import Augmentation, augment_batch, build_network, mirror_batch
 from .style import COLOURS
 
 if TYPE_CHECKING:
@@ -245,8 +245,12 @@ def _two_classes(labels: np.ndarray, patients: int) -> tuple[np.ndarray, np.ndar
 
 
 def _to_device(volumes: np.ndarray, device: torch.device) -> torch.Tensor:
-    torch = need_torch()
-    return torch.as_tensor(volumes, device=device).contiguous(memory_format=torch.channels_last_3d)
+    return _last(need_torch().as_tensor(volumes, device=device))
+
+
+def _last(volumes: torch.Tensor) -> torch.Tensor:
+    "The same with a voxel's channels side by side, as convolutions take them."
+    return volumes.contiguous(memory_format=need_torch().channels_last_3d)
 
 
 def _plain_params(model: CNN3DClassifier) -> dict[str, Any]:
@@ -330,16 +334,14 @@ def _epoch(
     generator = torch.Generator(device).manual_seed(seed)
     order = make_rng(model.seed, "cnn", "order", epoch).permutation(rows)
     network.train()
+    mirrored = model.augmentation is not None and _augmentation(model).flip
     for group in optimizer.param_groups:
         group["lr"] = model.learning_rate * (0.5 + 0.5 * math.cos(math.pi * epoch / model.epochs) if model.schedule == "cosine" else 1.0)
     total = 0.0
     for chosen in np.array_split(order, math.ceil(len(order) / model.batch_size)):
         index = torch.as_tensor(chosen, device=device)
-        batch = volumes[index]
-        if model.augmentation is not None and _augmentation(model).flip:
-            batch = mirror_batch(batch, generator)
+        batch = mirror_batch([volumes[i] for i in chosen.tolist()], generator) if mirrored else _last(volumes[index])
         optimizer.zero_grad(set_to_none=True)
-        batch = batch.contiguous(memory_format=torch.channels_last_3d)
         loss = _loss(model, network, batch, target[index], target[torch.as_tensor(rows, device=device)])
         loss.backward()
         optimizer.step()
@@ -356,7 +358,7 @@ def _loss(
 ) -> torch.Tensor:
     "Binary cross-entropy of a batch; with balanced weights each class counts as much as the other."
     torch = need_torch()
-    number = choose_precision(model.precision, batch.device)
+    number = choose_precision(model.precision, batch.device, batch.shape[-1] // 2 ** (len(model.widths) - 1))
     with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=number == torch.bfloat16):
         logits = network(batch)[:, 0]
     share = trained_on.mean()

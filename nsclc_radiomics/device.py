@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['need_torch', 'choose_device', 'torch_apart']
+__all__ = ['need_torch', 'choose_device', 'choose_precision', 'torch_apart']
 
 # %% ../nbs/31_device.ipynb #3caf1066
 def need_torch(
@@ -41,6 +41,28 @@ def choose_device(
     if not there.get(str(name).split(":")[0], False):
         raise OptionError(f"device {name!r} is not there; available: auto, {', '.join(n for n, present in there.items() if present)}")
     return name
+
+# %% ../nbs/31_device.ipynb #12378381
+def choose_precision(
+    name: str,  # auto, float32 or bfloat16
+    device: torch.device,
+    smallest: int,  # voxels along an edge of the smallest volume that is convolved
+) -> torch.dtype:
+    """The number type of the convolutions in training: for `auto` bfloat16 where the hardware has it, else float32.
+
+    On a CPU volumes of two voxels an edge stay in float32: there oneDNN's gradient of a filter in bfloat16 reads memory that nobody has written (torch 2.13).
+    """
+    torch = need_torch("a network")
+    if name not in ("auto", "float32", "bfloat16"):
+        raise OptionError(f"precision must be auto, float32 or bfloat16, got {name!r}")
+    if name != "auto":
+        return getattr(torch, name)
+    native = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": lambda: smallest > 2 and torch.cpu._is_avx512_bf16_supported(),
+        "mps": lambda: False,
+    }[device.type]()
+    return torch.bfloat16 if native else torch.float32
 
 # %% ../nbs/31_device.ipynb #62784c5a
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,25 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['choose_precision', 'build_network', 'Augmentation', 'augment_batch', 'mirror_batch']
-
-# %% ../nbs/64_network.ipynb #12378381
-def choose_precision(
-    name: str,  # auto, float32 or bfloat16
-    device: torch.device,
-) -> torch.dtype:
-    "The number type of the convolutions: for `auto` bfloat16 where the hardware has it, else float32."
-    torch = need_torch()
-    if name not in ("auto", "float32", "bfloat16"):
-        raise OptionError(f"precision must be auto, float32 or bfloat16, got {name!r}")
-    if name != "auto":
-        return getattr(torch, name)
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-        "mps": lambda: False,
-    }[device.type]()
-    return torch.bfloat16 if native else torch.float32
+__all__ = ['build_network', 'Augmentation', 'augment_batch', 'mirror_batch']
 
 # %% ../nbs/64_network.ipynb #3457f688
 @lru_cache
@@ -64,7 +47,9 @@ def _network_class() -> type[torch.nn.Module]:
             inside = volumes[:, self.masks] if self.masks else torch.ones_like(volumes[:, :1])
             values, found = volumes, [inside.flatten(2).mean(-1).clamp(min=0) ** (1 / 3)] if self.sizes else []
             for block in self.blocks:
-                values, inside = block(values), torch.nn.functional.avg_pool3d(inside, 2)
+                few = block is self.blocks[0]  # channels a look: in bfloat16 their convolution takes longer
+                with torch.autocast(values.device.type, enabled=False) if few else nullcontext():
+                    values, inside = block(values), torch.nn.functional.avg_pool3d(inside, 2)
                 found.append(self.average(values, inside))
             return self.embed(torch.cat(found, dim=1))
 
@@ -137,8 +122,7 @@ def augment_batch(
     torch, functional = need_torch(), need_torch().nn.functional
     if how.rotate or how.scale or how.flip:
         maps = _random_maps(len(batch), how, generator).to(batch.dtype)
-        grid = functional.affine_grid(maps, list(batch.shape), align_corners=False)
-        batch = functional.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+        batch = functional.grid_sample(batch, _grid(maps, batch.shape[2:]), padding_mode="border", align_corners=False)
     else:
         batch = batch.clone()
     toned = [c for c in range(batch.shape[1]) if c not in masks]
@@ -171,15 +155,29 @@ def _neighbours_mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def mirror_batch(
-    batch: torch.Tensor,  # (patients, channels, z, y, x)
+    batch: Sequence[torch.Tensor],  # a patient each, (channels, n, n, n)
     generator: torch.Generator,
 ) -> torch.Tensor:
-    "All patients of a batch mirrored along axes drawn at random, with the two in-plane axes exchanged in half of the draws: a copy without arithmetic."
+    """All patients of a batch mirrored along axes drawn at random, with the two in-plane axes exchanged in half of the draws: a copy without arithmetic.
+
+    Shape (patients, channels, n, n, n), as convolutions take it. A patient at a time stays in the processor's cache: a third of the time of all at once.
+    """
     torch = need_torch()
     draw = torch.rand(4, generator=generator, device=generator.device).tolist()
-    axes = [axis for axis, value in zip((2, 3, 4), draw) if value < 0.5]
-    batch = batch.transpose(3, 4) if draw[3] < 0.5 else batch
-    return batch.flip(axes) if axes else batch
+    axes, exchanged = [axis for axis, value in zip((1, 2, 3), draw) if value < 0.5], draw[3] < 0.5
+    first = batch[0]
+    made = torch.empty((len(batch), *first.shape), dtype=first.dtype, device=first.device, memory_format=torch.channels_last_3d)
+    for patient, place in zip(batch, made):
+        place.copy_((patient.transpose(2, 3) if exchanged else patient).flip(axes))
+    return made
+
+
+def _grid(maps: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    "Where each output voxel is looked up, (n, z, y, x, 3), as `affine_grid` has it, axis by axis: a fifth of the time of its matrix product."
+    torch, of_each = need_torch(), maps[:, None, None, None]
+    z, y, x = ((2 * torch.arange(size, device=maps.device, dtype=maps.dtype) + 1) / size - 1 for size in shape)
+    in_plane = of_each[..., 0] * x[:, None] + of_each[..., 1] * y[:, None, None]
+    return in_plane + (of_each[..., 2] * z[:, None, None, None] + of_each[..., 3])
 
 
 def _uniform(n: int, generator: torch.Generator) -> torch.Tensor:

@@ -39,7 +39,7 @@ from nsclc_radiomics.core import (
     write_json,
     write_volume,
 )
-from .device import choose_device, torch_apart
+from .device import choose_device, choose_precision, torch_apart
 from .image import read_ct
 from .mask import read_mask, write_seg
 from .segmentation import centre_point, index_of, point_of, segment_seeded, segmentation_scores
@@ -286,6 +286,8 @@ def train_network(
     from monai.losses import DiceCELoss
 
     where = choose_device(device)
+    kind = torch.device(where)
+    number = choose_precision("auto", kind, settings.patch // 2 ** len(settings.channels))
     steps, losses = max(10, settings.patches // settings.batch), []
     rng = make_rng(settings.seed, "patches")
     with torch_apart(1 if where == "cpu" else None, settings.seed, where):
@@ -297,7 +299,9 @@ def train_network(
                 torch.from_numpy(np.stack(a)).to(where)
                 for a in zip(*(draw_patch(cases[next(order)], settings, rng) for _ in range(settings.batch)))
             )
-            loss = loss_of(_logits(network, x), y)
+            with torch.autocast(kind.type, dtype=torch.bfloat16, enabled=number == torch.bfloat16):
+                logits = _logits(network, x)
+            loss = loss_of(logits.float(), y)
             if not torch.isfinite(loss):
                 raise ModelError(f"training diverged at step {len(losses)} of {steps}: lower the rate, now {settings.rate}")
             network.zero_grad()
