@@ -36,7 +36,9 @@ def radiomics_module(name: str) -> Any:
         module = importlib.import_module(f"radiomics.{name}" if name else "radiomics")
     except ImportError as error:
         raise MissingDependencyError(f"PyRadiomics is needed for features ({error}); install it with: {INSTALL_PYRADIOMICS}") from None
-    logging.getLogger("radiomics").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("radiomics")
+    if logger.level != logging.CRITICAL:  # setting it empties the caches of every logger of the process
+        logger.setLevel(logging.CRITICAL)
     return module
 
 

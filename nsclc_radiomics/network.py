@@ -32,8 +32,10 @@ def _network_class() -> type[torch.nn.Module]:
 
         def forward(self, values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
             weight = inside.flatten(2) + 1e-3  # where a mask misses the box, the box counts
-            each = values.reshape(*weight.shape[:2], -1, weight.shape[2])
-            return ((each * weight[:, :, None]).sum(-1) / weight.sum(-1)[:, :, None]).flatten(1)
+            weight = weight / weight.sum(-1, keepdim=True)
+            with torch.autocast(values.device.type, enabled=False):
+                every = weight @ values.to(weight.dtype).permute(0, 2, 3, 4, 1).flatten(1, 3)  # each channel in each mask, as they lie in memory
+            return every.unflatten(2, (weight.shape[1], -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
 
     class TumourNetwork(torch.nn.Module):
         "Blocks of convolutions, averaged inside the mask after each, and two fully connected layers; see `build_network`."
@@ -134,7 +136,7 @@ def augment_batch(
     if how.contrast:
         middle = values.mean(dim=(2, 3, 4), keepdim=True)
         level = 0.2 * how.contrast * _uniform(len(batch), generator) * (middle != 0)  # a PET that is not there stays zero
-        values = (values - middle) * (1 + how.contrast * _uniform(len(batch), generator)) + middle + level
+        values = (values - middle).mul_(1 + how.contrast * _uniform(len(batch), generator)).add_(middle).add_(level)
     if how.noise:
         values = values + how.noise * torch.randn(values.shape, generator=generator, device=batch.device) * (values != 0)
     batch[:, toned] = values
@@ -164,11 +166,12 @@ def mirror_batch(
     """
     torch = need_torch()
     draw = torch.rand(4, generator=generator, device=generator.device).tolist()
-    axes, exchanged = [axis for axis, value in zip((1, 2, 3), draw) if value < 0.5], draw[3] < 0.5
+    axes, exchanged = [axis for axis, value in enumerate(draw[:3]) if value < 0.5], draw[3] < 0.5
     first = batch[0]
     made = torch.empty((len(batch), *first.shape), dtype=first.dtype, device=first.device, memory_format=torch.channels_last_3d)
-    for patient, place in zip(batch, made):
-        place.copy_((patient.transpose(2, 3) if exchanged else patient).flip(axes))
+    for patient, place in zip(batch, made.permute(0, 2, 3, 4, 1)):
+        voxels = patient.permute(1, 2, 3, 0)  # z, y, x, each with its channels, as they lie in memory
+        place.copy_((voxels.transpose(1, 2) if exchanged else voxels).flip(axes))
     return made
 
 

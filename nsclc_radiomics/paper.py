@@ -330,7 +330,7 @@ AFTER = {
     "40_performance": ("30_radiomics", "35_network"),
     "50_outcomes": ("40_performance",),
     "60_discussion": ("50_outcomes",),
-    "70_real_cohorts": ("10_introduction", "30_radiomics"),
+    "70_real_cohorts": ("10_introduction", "25_segmentation"),
 }  # a notebook that is not named here comes after all before it
 
 
