@@ -18,12 +18,15 @@ def absolute(text: str) -> str:
 
     def address(found: re.Match) -> str:
         start, target = found.groups()
-        if re.match(r"[a-z][a-z0-9+.-]*:|#|//", target):
+        if re.match(r"[a-zA-Z][\w+.-]*:|//|#", target):
             return found.group()
-        kind = "raw" if start.startswith("!") else "tree" if Path(target.split("#")[0]).is_dir() else "blob"
-        return f"{start}({repository}/{kind}/{branch}/{target})"
+        path = Path(target.split("#")[0])
+        kind = "raw" if path.suffix in (".png", ".svg", ".jpg") else "tree" if path.is_dir() else "blob"
+        return f"{start}{repository}/{kind}/{branch}/{target}"
 
-    return re.sub(r"(!?\[[^\[\]]*\])\(([^()\s]+)\)", address, text)
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)  # code blocks stay as they are
+    link = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^\s()"']+)""")
+    return "".join(part if k % 2 else link.sub(address, part) for k, part in enumerate(parts))
 
 
 setup(
