@@ -10,7 +10,7 @@ parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 extras = {name: cfg[f"{name}_requirements"].split() for name in ("deep", "explain", "cluster", "idc", "dev")}
-repository, branch = cfg["git_url"], cfg["branch"]
+repository, branch, pythons = cfg["git_url"], cfg["branch"], cfg["pythons"].split()
 
 
 def absolute(text: str) -> str:
@@ -45,12 +45,13 @@ setup(
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
-        *(f"Programming Language :: Python :: {version}" for version in cfg["pythons"].split()),
+        *(f"Programming Language :: Python :: {version}" for version in pythons),
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=["nsclc_radiomics", "nsclc_radiomics.settings", "nsclc_radiomics.definitions"],  # the last two hold data only
     package_data={"nsclc_radiomics.settings": ["*.yaml"], "nsclc_radiomics.definitions": ["*.yaml", "*.csv"]},
     include_package_data=False,
+    python_requires=f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
