@@ -44,8 +44,10 @@ define CHECK_PYTHON
 import sys
 version = sys.version_info[:2]
 if version < (3, 11) or version >= (3, 14):
-    why = "older than the library's syntax" if version < (3, 11) else "not tried yet with PyRadiomics' build and the versions in requirements.lock"
-    sys.exit("Python 3.11, 3.12 or 3.13 is needed, and this one is %d.%d, which is %s: try make PYTHON=python3.12" % (version + (why,)))
+    why = "not tried yet with PyRadiomics and the versions of requirements.lock"
+    why = "older than the library's syntax" if version < (3, 11) else why
+    asked = "Python 3.11, 3.12 or 3.13 is needed; this one is %d.%d, %s: try make PYTHON=python3.12"
+    sys.exit(asked % (version + (why,)))
 endef
 export CHECK_PYTHON
 
@@ -55,14 +57,14 @@ import json, sys
 from pip._vendor.packaging.requirements import Requirement
 needs = [Requirement(r) for i in json.load(sys.stdin)["install"] for r in i["metadata"].get("requires_dist", [])]
 if any(r.name.startswith(("nvidia", "cuda")) and (r.marker is None or r.marker.evaluate({"extra": ""})) for r in needs):
-    print("== torch comes as its CUDA build here: about 3 GB to download and 6 GB on disk, where the CPU build has 0.2 and 0.8 GB.")
-    print("== Enough for everything here is the CPU build: stop with Ctrl-C, then make TORCH_INDEX=URL, the address of an index of CPU builds")
-    print("== (PyTorch's page on installing gives it).")
+    print("== torch comes as its CUDA build here: 2.7 GB to download and a .venv of 6.4 GB; its CPU build, which is")
+    print("== enough here, takes 0.2 GB and 2.6 GB: to have that, stop with Ctrl-C, then make TORCH_INDEX=URL with")
+    print("== the address of an index of CPU builds, which PyTorch's page on installing gives.")
 endef
 export CHECK_TORCH
 
-# PyRadiomics 3.0.1 has no wheel for current Pythons; its source build needs numpy present and, from Python 3.12 on, a class that was taken out.
-# It comes first: where it fails, for want of a compiler, it fails within a minute and not after everything else was downloaded.
+# PyRadiomics 3.0.1 has no wheel for current Pythons; its source build needs numpy present and, from Python 3.12 on, a class that
+# was taken out. It comes first: where it fails, for want of a compiler, it fails within a minute and not after all downloads.
 install:
 	@$(PY) -c "$$CHECK_PYTHON"
 	@echo "== setting up $(VENV) from requirements.lock (some minutes, once)"
@@ -73,14 +75,16 @@ install:
 	@mkdir -p $(BUILD) $(SAMPLE)/archive
 	@echo "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.ConfigParser.readfp = c.ConfigParser.read_file" > $(BUILD)/sitecustomize.py
 	@export PYTHONPATH="`cd $(BUILD) && pwd`"; \
-	{ test -f $(ARCHIVE) || $(PIP) download -qq --no-deps --no-binary :all: --no-build-isolation --dest $(SAMPLE)/archive pyradiomics==3.0.1; } && \
-	$(PIP) install -qq --no-deps --no-build-isolation $(ARCHIVE) || { echo "PyRadiomics was not built, for the reason above: it needs a C compiler" \
-	  "and Python's headers (on Debian and Ubuntu: apt-get install build-essential python3-dev)" >&2; exit 2; }
+	{ test -f $(ARCHIVE) || \
+	  $(PIP) download -qq --no-deps --no-binary :all: --no-build-isolation --dest $(SAMPLE)/archive pyradiomics==3.0.1; } && \
+	$(PIP) install -qq --no-deps --no-build-isolation $(ARCHIVE) || { echo "PyRadiomics was not built (see above);" \
+	  "its build needs a C compiler and Python's headers (Debian, Ubuntu: apt-get install build-essential python3-dev)" >&2; exit 2; }
 	@echo "== installing the other packages"
-	@$(PIP) install -qq --dry-run --ignore-installed --no-deps --report - $(INDEX) `grep '^torch==' requirements.lock` | $(BIN)/python -c "$$CHECK_TORCH"
+	@$(PIP) install -qq --dry-run --ignore-installed --no-deps --report - $(INDEX) `grep '^torch==' requirements.lock` \
+	  | $(BIN)/python -c "$$CHECK_TORCH"
 	@$(PIP) install -qq --no-compile $(INDEX) -r requirements.lock
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(ENV)/lib nsclc_radiomics >/dev/null 2>&1 || true  # on all cores, which pip does on one; a package's templates may not compile
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(ENV)/lib nsclc_radiomics >/dev/null 2>&1 || true  # on all cores; templates may fail
 	@$(BIN)/python -c "import sys; from nsclc_radiomics.cohort import fetch_sample; fetch_sample(sys.argv[1])" $(ARCHIVE)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config merge.nbdev-merge.name "notebooks are merged cell by cell"; \
@@ -95,7 +99,7 @@ test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lab: setup
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs  # Jupyter refuses root, which is the user in a container, unless told
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs  # root is the user in a container
 
 docs: setup
 	$(BIN)/nsclc-radiomics docs _docs

@@ -14,7 +14,7 @@ repository, branch, pythons = cfg["git_url"], cfg["branch"], cfg["pythons"].spli
 
 
 def absolute(text: str) -> str:
-    "The text with its relative links and pictures as addresses in the repository: a package index has no files beside the page."
+    "The text with its relative links and pictures as addresses in the repository, for a package index."
 
     def address(found: re.Match) -> str:
         start, target = found.groups()
@@ -48,7 +48,7 @@ setup(
         *(f"Programming Language :: Python :: {version}" for version in pythons),
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
-    packages=["nsclc_radiomics", "nsclc_radiomics.settings", "nsclc_radiomics.definitions"],  # the last two hold data only
+    packages=["nsclc_radiomics", "nsclc_radiomics.settings", "nsclc_radiomics.definitions"],  # the last two: data only
     package_data={"nsclc_radiomics.settings": ["*.yaml"], "nsclc_radiomics.definitions": ["*.yaml", "*.csv"]},
     include_package_data=False,
     python_requires=f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}",
