@@ -80,7 +80,7 @@ install:
 	$(PIP) install -qq --no-deps --no-build-isolation $(ARCHIVE) || { echo "PyRadiomics was not built (see above);" \
 	  "its build needs a C compiler and Python's headers (Debian, Ubuntu: apt-get install build-essential python3-dev)" >&2; exit 2; }
 	@echo "== installing the other packages"
-	@$(PIP) install -qq --dry-run --ignore-installed --no-deps --report - $(INDEX) `grep '^torch==' requirements.lock` \
+	@$(PIP) install -qq --dry-run --no-deps --report - $(INDEX) `grep '^torch==' requirements.lock` \
 	  | $(BIN)/python -c "$$CHECK_TORCH"
 	@$(PIP) install -qq --no-compile $(INDEX) -r requirements.lock
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
