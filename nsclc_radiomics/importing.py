@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
 from nsclc_radiomics.core import (
@@ -39,6 +38,8 @@ from nsclc_radiomics.core import (
     grid_difference,
     read_volume,
     require_empty,
+    show_progress,
+    worker_count,
     write_volume,
 )
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
@@ -218,7 +219,7 @@ def import_owkin(
     with importing_to(out) as job:
         for stray in sorted({p.stem for p in (src / "images").glob("*.npz")} - set(patients.index)):
             job.note(stray, "patient", False, "has no row in clinical_data.csv, so that its centre is unknown", f"images/{stray}.npz")
-        for patient in tqdm(patients.index, desc="import owkin", disable=None):
+        for patient in show_progress(patients.index, "import owkin", shown=None):
             source = src / "images" / f"{patient}.npz"
             try:
                 job.store(patient, "ct", *read_owkin_case(source))
@@ -351,7 +352,7 @@ def import_nifti(
     with importing_to(out, None if keep_ids else key or key_path(out), {new: old for old, new in names.items()}) as job:
         for note in notes:
             job.note("", "table", False, note, table.name)
-        for patient, paths in tqdm(files.iterrows(), total=len(files), desc="import nifti", disable=None):
+        for patient, paths in show_progress(files.iterrows(), "import nifti", len(files), shown=None):
             for modality in ("ct", "pet"):
                 done = _import_files(job, patient, modality, paths, table.parent, label, resample)
                 patients.loc[patients["patient_id"] == patient, f"has_{modality}"] = done
@@ -699,7 +700,7 @@ def import_dicom(
     lesions: str | Path | None = None,  # CSV in the columns of lesions.csv, patient_id as in the DICOM files
     endpoint: str = "none",  # response, durable_benefit or two_year_survival, where the tables hold outcomes
     meta: Mapping[str, Any] | None = None,  # more for cohort.yaml, e.g. licence and citation
-    jobs: int = 1,  # processes; the cohort does not depend on it
+    jobs: int | None = None,  # processes; None: one per core; the cohort does not depend on it
 ) -> pd.DataFrame:
     """Make a DICOM tree a cohort, and return the table of what was taken and left out (also in `OUT_import.csv`).
 
@@ -743,15 +744,15 @@ def _with_clinical(found: pd.DataFrame, known: pd.DataFrame | None, centre: str,
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # ids that can name a folder on every system
 
 
-def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str, merge: bool, jobs: int) -> pd.DataFrame:
+def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str, merge: bool, jobs: int | None) -> pd.DataFrame:
     usable = {p: s for p, s in patients.items() if _FOLDER.fullmatch(p)}
     for p in sorted(set(patients) - set(usable)):
         why = f"the id {p!r} cannot name a folder (letters, digits, '.', '_' and '-' can); import without keeping ids"
         job.note("", "patient", False, why)
     tasks = [delayed(_import_patient)(job.folder, p, s, roi, merge) for p, s in sorted(usable.items())]
-    work = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    work = Parallel(n_jobs=worker_count(jobs, len(tasks)), return_as="generator")(tasks)
     facts = []
-    for rows, fact in tqdm(work, total=len(usable), desc="import dicom", unit="patient", disable=None):
+    for rows, fact in show_progress(work, "import dicom", len(usable), shown=None):
         job.rows += rows
         facts.append(fact)
     return pd.DataFrame(facts, columns=["patient_id", "has_ct", "has_pet", "age", "sex", "scan_date"])
@@ -837,7 +838,7 @@ def fetch_collection(
     roi: str = ROI_NAMES,  # see `import_dicom`
     yes: bool = False,  # download without asking
     download: str | Path | None = None,  # where the DICOM files go; OUT_dicom beside the cohort unless given
-    jobs: int = 1,  # processes for the import
+    jobs: int | None = None,  # processes for the import; None: one per core
 ) -> pd.DataFrame:
     """Download a public collection and import it; returns the table of what was taken and left out.
 
@@ -909,7 +910,7 @@ def _download(missing: pd.DataFrame, folder: Path, size: float) -> None:
         raise OptionError(f"{folder}: {size:.0f} MB to download and only {free:.0f} MB free; choose fewer patients or another place")
     _check_online()
     fetch = _fetcher()
-    for row in tqdm(list(missing.itertuples()), desc="download", unit="series", disable=None):
+    for row in show_progress(list(missing.itertuples()), "download", unit="series", shown=None):
         target = _series_folder(folder, row)
         shutil.rmtree(target, ignore_errors=True)  # an incomplete one
         with atomic_folder(target) as part:

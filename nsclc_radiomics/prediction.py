@@ -170,7 +170,7 @@ def _signed_log(X: Any) -> np.ndarray:
 def predict_cohort(
     signature: Signature,
     cohort: Cohort,  # all its patients are predicted, whatever their split
-    jobs: int | None = 1,
+    jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A prediction for each patient of the cohort, and the table of features and facts that it rests on, both indexed by patient_id.
@@ -435,7 +435,7 @@ def predict_case(
     roi: str = ROI_NAMES,
     clinical: str | Path | None = None,
     report: bool | None = None,  # write the page; None: for up to 20 patients
-    jobs: int | None = 1,
+    jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> pd.DataFrame:
     "Predict a case or a cohort, write the CSV and the page, and give the table back, indexed by patient_id."

@@ -30,7 +30,7 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from .cnn import CNN3DClassifier
 from .cohort import ENDPOINTS, Cohort, patient_folds
 from .core import DataError, MissingDependencyError, ModelError, NsclcError, OptionError, Run
-from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, write_json
+from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, worker_count, write_json
 from .evaluation import auc_interval, out_of_fold, youden_threshold
 from .features import SETTINGS, extract_cohort
 from .mask import read_mask
@@ -273,7 +273,7 @@ def train_signature(
     refits: int = 25,  # bootstrap resamples behind the intervals
     n_splits: int = 5,
     seed: int = 1,
-    jobs: int | None = None,
+    jobs: int | None = None,  # processes; None: one per core; the result does not depend on it
     progress: bool = True,
 ) -> dict[str, Any]:
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what `signature.json` holds.
@@ -282,6 +282,7 @@ def train_signature(
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
+    jobs = worker_count(jobs)
     require_empty(run.path / "signature")
     outcomes = cohort_outcomes(cohort)
     table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, progress)
