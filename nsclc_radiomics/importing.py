@@ -434,13 +434,21 @@ class Case:
 
 def match_roi(
     names: Sequence[str],  # what an outline's file offers
-    roi: str = ROI_NAMES,  # names or patterns (* and ?), in order of preference, separated by commas; case does not matter
+    roi: str | Sequence[str] = ROI_NAMES,  # names or patterns (* and ?), in order of preference, one by one or separated by commas
 ) -> list[str]:
-    "The names that the first matching pattern matches; none where no pattern does."
-    for pattern in roi.split(","):
-        found = [n for n in names if fnmatch.fnmatchcase(n.strip().lower(), pattern.strip().lower())]
-        if found:
-            return found
+    """The names that the first matching entry matches, whatever the case; none where no entry does.
+
+    An entry that is a name as it stands, commas, stars and brackets included, means that name; else its parts between commas are patterns.
+    """
+    offered = {n: n.strip().lower() for n in names}
+    for entry in [roi] if isinstance(roi, str) else roi:
+        for k, pattern in enumerate((entry, *entry.split(","))):
+            wanted = pattern.strip().lower()
+            found = [n for n in names if offered[n] == wanted]
+            if k and not found:
+                found = [n for n in names if fnmatch.fnmatchcase(offered[n], wanted)]
+            if found:
+                return found
     return []
 
 # %% ../nbs/27_importing.ipynb #121f083e
@@ -482,7 +490,7 @@ def _image_of(outline: Series, images: Sequence[Series]) -> tuple[Series | None,
     return None, "the image it was drawn on is not there, by series or by frame of reference"
 
 # %% ../nbs/27_importing.ipynb #6fb25717
-def _draw(outline: Outline, image: Volume, roi: str, merge: bool) -> tuple[Volume, str]:
+def _draw(outline: Outline, image: Volume, roi: str | Sequence[str], merge: bool) -> tuple[Volume, str]:
     "The outline's tumour on the image's grid, and its name; MaskError where no name, or more than one, matches."
     rois = list_rois(outline.file)
     names = rois.name[rois.planes > 0].tolist() if outline.series.modality == "RTSTRUCT" else rois.name.tolist()
@@ -495,7 +503,7 @@ def _draw(outline: Outline, image: Volume, roi: str, merge: bool) -> tuple[Volum
     return read(outline.file, image, pattern, merge), " + ".join(found)
 
 
-def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str, merge: bool, tell: Callable[[Series, bool, str], None]) -> Case:
+def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str | Sequence[str], merge: bool, tell: Callable[[Series, bool, str], None]) -> Case:
     """The image with its tumour; `tell` hears of every outline whether it was taken.
 
     Structure sets come before segmentations, which are often made from them. ImageError or MaskError says why there is none.
@@ -618,7 +626,7 @@ class _Patient:
         return True
 
 
-def _import_patient(folder: Path, name: str, series: list[Series], roi: str, merge: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _import_patient(folder: Path, name: str, series: list[Series], roi: str | Sequence[str], merge: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     "Take what can be taken of one patient; the rows of the import's table, and what the cohort's table says of the patient."
     patient = _Patient(name, series, Import(folder))
     images = [s for s in series if s.modality in ("CT", "PT") and not s.localizer]
@@ -689,7 +697,7 @@ def _facts(taken: Sequence[Series]) -> dict[str, Any]:
 def import_dicom(
     src: str | Path | Sequence[Path],  # a folder, searched through all its subfolders, or files
     out: str | Path,  # the cohort, a folder that is not there yet
-    roi: str = ROI_NAMES,  # names or patterns of the tumour's outline, in order of preference, separated by commas
+    roi: str | Sequence[str] = ROI_NAMES,  # names or patterns of the tumour's contour, in order of preference, see `match_roi`
     merge: bool = False,  # where several structures of an outline match, take them together
     keep_ids: bool = False,  # keep the patients' own ids and dates
     key: str | Path | None = None,  # where the key of pseudonyms goes; OUT_key.csv unless given
@@ -744,7 +752,7 @@ def _with_clinical(found: pd.DataFrame, known: pd.DataFrame | None, centre: str,
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # ids that can name a folder on every system
 
 
-def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str, merge: bool, jobs: int | None) -> pd.DataFrame:
+def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str | Sequence[str], merge: bool, jobs: int | None) -> pd.DataFrame:
     usable = {p: s for p, s in patients.items() if _FOLDER.fullmatch(p)}
     for p in sorted(set(patients) - set(usable)):
         why = f"the id {p!r} cannot name a folder (letters, digits, '.', '_' and '-' can); import without keeping ids"
@@ -835,7 +843,7 @@ def fetch_collection(
     out: str | Path,  # the cohort, a folder that is not there yet
     patients: int | None = None,  # only the first so many
     annotations: Sequence[str] = (),  # outlines published later, see `list_collection`
-    roi: str = ROI_NAMES,  # see `import_dicom`
+    roi: str | Sequence[str] = ROI_NAMES,  # see `match_roi`
     yes: bool = False,  # download without asking
     download: str | Path | None = None,  # where the DICOM files go; OUT_dicom beside the cohort unless given
     jobs: int | None = None,  # processes for the import; None: one per core
