@@ -5,16 +5,23 @@ PROFILE ?= full
 RUN ?= runs/$(PROFILE)
 COHORT ?=
 BENCH ?=
-BIN := $(VENV)/bin
-SAMPLE := $${NSCLC_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/nsclc_radiomics}
-BUILD := $(VENV)/build
+TORCH_INDEX ?=
+# A path in quotes, with its ~ made good: the folders of a home or a project may have spaces in their names.
+path = "$(patsubst ~/%,$$HOME/%,$(1))"
+PY := $(call path,$(PYTHON))
+ENV := $(call path,$(VENV))
+BIN := $(ENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SAMPLE := "$${NSCLC_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/nsclc_radiomics}"
+BUILD := $(ENV)/build
 ARCHIVE := $(SAMPLE)/archive/pyradiomics-3.0.1.tar.gz
+INDEX := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
 # glibc gives the memory of each large array back to the system at once, and the page faults of the next one cost up to a fifth of the time.
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help setup install paper test lab docs verify bench sync readme publish clean
+.PHONY: help setup install paper test lab docs verify bench sync readme publish clean clean-runs
 
 help:
 	@echo "make paper    execute the paper's notebooks into $(RUN)  (PROFILE=full|smoke RUN=folder COHORT=folder)"
@@ -25,42 +32,70 @@ help:
 	@echo "make bench    every comparison of speed, into runs/bench/bench.json  (BENCH=\"features image\" for some)"
 	@echo "make sync     export the library from the notebooks, clean them, and remake README.md"
 	@echo "make publish  copy the newest full run's executed notebooks, normalised, into nbs/paper"
-	@echo "make clean    remove .venv, runs and built files"
+	@echo "make clean    remove .venv and built files; make clean-runs removes runs/, which are hours of work"
+	@echo
+	@echo "PYTHON=python3.12    the Python that .venv is made with: 3.11, 3.12 or 3.13"
+	@echo "TORCH_INDEX=URL      an index of torch's CPU builds, where the usual one gives the CUDA build of several GB"
 
 setup:
-	@cmp -s requirements.lock $(VENV)/installed.lock || $(MAKE) --no-print-directory install
+	@cmp -s requirements.lock $(ENV)/installed.lock || $(MAKE) --no-print-directory install
+
+define CHECK_PYTHON
+import sys
+version = sys.version_info[:2]
+if version < (3, 11) or version >= (3, 14):
+    why = "older than the library's syntax" if version < (3, 11) else "not tried yet with PyRadiomics' build and the versions in requirements.lock"
+    sys.exit("Python 3.11, 3.12 or 3.13 is needed, and this one is %d.%d, which is %s: try make PYTHON=python3.12" % (version + (why,)))
+endef
+export CHECK_PYTHON
+
+# Reads pip's report on torch: the build for GPUs is the one that requires NVIDIA's libraries on this machine.
+define CHECK_TORCH
+import json, sys
+from pip._vendor.packaging.requirements import Requirement
+needs = [Requirement(r) for i in json.load(sys.stdin)["install"] for r in i["metadata"].get("requires_dist", [])]
+if any(r.name.startswith(("nvidia", "cuda")) and (r.marker is None or r.marker.evaluate({"extra": ""})) for r in needs):
+    print("== torch comes as its CUDA build here: about 3 GB to download and 6 GB on disk, where the CPU build has 0.2 and 0.8 GB.")
+    print("== Enough for everything here is the CPU build: stop with Ctrl-C, then make TORCH_INDEX=URL, the address of an index of CPU builds")
+    print("== (PyTorch's page on installing gives it).")
+endef
+export CHECK_TORCH
 
 # PyRadiomics 3.0.1 has no wheel for current Pythons; its source build needs numpy present and, from Python 3.12 on, a class that was taken out.
+# It comes first: where it fails, for want of a compiler, it fails within a minute and not after everything else was downloaded.
 install:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`: try make PYTHON=python3.11" >&2; exit 2; }
+	@$(PY) -c "$$CHECK_PYTHON"
 	@echo "== setting up $(VENV) from requirements.lock (some minutes, once)"
-	$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check `grep '^pip==' requirements.lock`  # an old one takes three times as long
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib nsclc_radiomics >/dev/null || true  # on all cores, which pip does on one; a package's templates may not compile
-	@mkdir -p $(BUILD)
+	@$(PY) -m venv $(ENV)
+	@$(PIP) install -qq `grep '^pip==' requirements.lock`  # an old one takes three times as long
+	@echo "== building PyRadiomics from its source archive"
+	@$(PIP) install -qq --no-compile `grep -E '^(numpy|setuptools|wheel)==' requirements.lock`
+	@mkdir -p $(BUILD) $(SAMPLE)/archive
 	@echo "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.ConfigParser.readfp = c.ConfigParser.read_file" > $(BUILD)/sitecustomize.py
-	@test -f $(ARCHIVE) || { mkdir -p $(SAMPLE)/archive && \
-	  PYTHONPATH=$(BUILD) $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --no-build-isolation \
-	    --dest $(SAMPLE)/archive pyradiomics==3.0.1; }
-	PYTHONPATH=$(BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(ARCHIVE)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(BIN)/python -c "from nsclc_radiomics.cohort import fetch_sample; fetch_sample('$(ARCHIVE)')"
+	@export PYTHONPATH="`cd $(BUILD) && pwd`"; \
+	{ test -f $(ARCHIVE) || $(PIP) download -qq --no-deps --no-binary :all: --no-build-isolation --dest $(SAMPLE)/archive pyradiomics==3.0.1; } && \
+	$(PIP) install -qq --no-deps --no-build-isolation $(ARCHIVE) || { echo "PyRadiomics was not built, for the reason above: it needs a C compiler" \
+	  "and Python's headers (on Debian and Ubuntu: apt-get install build-essential python3-dev)" >&2; exit 2; }
+	@echo "== installing the other packages"
+	@$(PIP) install -qq --dry-run --ignore-installed --no-deps --report - $(INDEX) `grep '^torch==' requirements.lock` | $(BIN)/python -c "$$CHECK_TORCH"
+	@$(PIP) install -qq --no-compile $(INDEX) -r requirements.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(ENV)/lib nsclc_radiomics >/dev/null 2>&1 || true  # on all cores, which pip does on one; a package's templates may not compile
+	@$(BIN)/python -c "import sys; from nsclc_radiomics.cohort import fetch_sample; fetch_sample(sys.argv[1])" $(ARCHIVE)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config merge.nbdev-merge.name "notebooks are merged cell by cell"; \
-	  git config merge.nbdev-merge.driver "$(abspath $(BIN))/nbdev_merge %O %A %B %P"; fi
-	@cp requirements.lock $(VENV)/installed.lock
+	  git config merge.nbdev-merge.driver "\"`cd $(BIN) && pwd`/nbdev_merge\" %O %A %B %P"; fi
+	@cp requirements.lock $(ENV)/installed.lock
 	@echo "== $(VENV) is ready"
 
 paper: setup
-	$(BIN)/nsclc-radiomics paper --run $(RUN) --profile $(PROFILE) $(if $(COHORT),--cohort $(COHORT))
+	$(BIN)/nsclc-radiomics paper --run $(call path,$(RUN)) --profile $(PROFILE) $(if $(COHORT),--cohort $(call path,$(COHORT)))
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lab: setup
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs  # Jupyter refuses root, which is the user in a container, unless told
 
 docs: setup
 	$(BIN)/nsclc-radiomics docs _docs
@@ -80,10 +115,13 @@ sync: setup
 	$(MAKE) --no-print-directory readme
 
 readme: setup
-	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove-input --output-dir . --output README nbs/index.ipynb
+	$(BIN)/python -c 'from nsclc_radiomics.docs import write_readme; write_readme()'
 
 publish: setup
 	$(BIN)/nsclc-radiomics publish runs/full
 
 clean:
-	rm -rf $(VENV) runs _docs build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf $(ENV) _docs build dist *.egg-info .pytest_cache .hypothesis
+
+clean-runs:
+	rm -rf runs

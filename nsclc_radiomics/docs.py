@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import copy
 import html
+import posixpath
 import re
 import shutil
 import struct
@@ -30,7 +31,8 @@ from .paper import Schedule, WarmKernel, execute_notebook, executed_key, normali
 from .paper import paper_notebooks, remove_tree, side_by_side, write_notebook
 
 # %% auto #0
-__all__ = ['GUIDE', 'library_notebooks', 'module_of', 'write_sources', 'execute_library', 'build_site']
+__all__ = ['GUIDE', 'library_notebooks', 'module_of', 'relative_links', 'links_from', 'readme_text', 'write_readme',
+           'write_sources', 'execute_library', 'build_site']
 
 # %% ../nbs/97_docs.ipynb #555e597e
 def library_notebooks() -> list[Path]:
@@ -44,6 +46,53 @@ def module_of(notebook: Path) -> str:
     if not found:
         raise RunError(f"{notebook}: exports no module; a library notebook needs a cell `#| default_exp name`")
     return found.group(1)
+
+# %% ../nbs/97_docs.ipynb #e6d40a93
+_FENCED = re.compile(r"(^```.*?^```$)", re.M | re.S)
+_LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])([^\s()"']+)""")
+
+
+def _is_address(target: str) -> bool:
+    return re.match(r"[a-zA-Z][\w+.-]*:|//|#", target) is not None
+
+
+def relative_links(text: str) -> list[str]:
+    "The targets of a Markdown text's relative links and pictures, in order, without what follows a #; those in code blocks do not count."
+    prose = "".join(_FENCED.split(text)[::2])
+    return [target.split("#")[0] for _, target in _LINK.findall(prose) if not _is_address(target)]
+
+# %% ../nbs/97_docs.ipynb #92ae4d16
+def links_from(
+    text: str,  # Markdown
+    folder: str,  # where its relative links count from, seen from where they shall count from
+) -> str:
+    "The text with every relative link and picture rewritten to count from another folder."
+
+    def rewritten(found: re.Match) -> str:
+        start, target = found.groups()
+        return found.group() if _is_address(target) else start + posixpath.normpath(posixpath.join(folder, target))
+
+    parts = _FENCED.split(text)
+    return "".join(part if k % 2 else _LINK.sub(rewritten, part) for k, part in enumerate(parts))
+
+# %% ../nbs/97_docs.ipynb #48c6e0fa
+def readme_text() -> str:
+    "README as `nbs/index.ipynb` gives it: its text and outputs, without the inputs tagged `remove-input`; links count from the project's folder."
+    try:
+        from nbconvert import MarkdownExporter
+        from traitlets.config import Config
+    except ImportError:
+        raise MissingDependencyError("README is made by nbconvert; install it with: pip install nbconvert") from None
+    config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}}})
+    made, _ = MarkdownExporter(config=config).from_filename(str(project_root() / "nbs" / "index.ipynb"))
+    return links_from(made, "nbs").strip() + "\n"
+
+
+def write_readme() -> Path:
+    "README.md in the project's folder, made from `nbs/index.ipynb`."
+    path = project_root() / "README.md"
+    path.write_text(readme_text(), encoding="utf-8")
+    return path
 
 # %% ../nbs/97_docs.ipynb #dfaefe9f
 _CONF = '''project = "nsclc_radiomics"

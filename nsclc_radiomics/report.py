@@ -181,7 +181,7 @@ def reported_beside_obtained(
 
 # %% ../nbs/95_report.ipynb #0322df53
 PACKAGES = (
-    "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "lifelines", "pingouin", "MLstatkit", "dcurves", "neuroCombat",
+    "numpy", "pandas", "scipy", "scikit-learn", "statsmodels", "lifelines", "MLstatkit", "dcurves", "neuroCombat",
     "SimpleITK", "pydicom", "highdicom", "nibabel", "scikit-image", "PyWavelets", "pyradiomics",
     "torch", "monai", "safetensors", "matplotlib", "seaborn", "pyarrow", "joblib", "papermill", "ipykernel",
 )  # fmt: skip

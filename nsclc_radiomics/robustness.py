@@ -21,8 +21,8 @@ from .mask import read_mask
 from .style import COLOURS
 
 # %% auto #0
-__all__ = ['PERTURBATIONS', 'Perturbation', 'perturb', 'perturbed_features', 'feature_icc', 'robust_features', 'icc_by_class',
-           'plot_icc', 'training_tumours', 'real_tumours', 'ComBat']
+__all__ = ['PERTURBATIONS', 'Perturbation', 'perturb', 'intraclass_correlation', 'perturbed_features', 'feature_icc',
+           'robust_features', 'icc_by_class', 'plot_icc', 'training_tumours', 'real_tumours', 'ComBat']
 
 # %% ../nbs/42_robustness.ipynb #f085a777
 @dataclass(frozen=True)
@@ -83,6 +83,66 @@ def _redrawn(inside: np.ndarray, spacing: tuple[float, ...], sigma: float, rng: 
     field = gaussian_filter(rng.normal(size=inside.shape), [6 / s for s in spacing])  # readers differ over stretches of about a centimetre
     return signed + sigma * field / field.std() > 0
 
+# %% ../nbs/42_robustness.ipynb #a94be7c5
+def intraclass_correlation(
+    values: pd.DataFrame | np.ndarray,  # patients in rows, measurements in columns; finite
+    kind: str = "ICC(1,1)",  # or "ICC(2,1)", "ICC(3,1)"
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """The intraclass correlation of single measurements and the ends of its confidence interval, not rounded.
+
+    With the mean squares B between patients, W within patients, J between measurements and E of the residual, for n patients
+    and k measurements, the kinds are
+
+    - ICC(1,1), one-way random effects: (B - W) / (B + (k-1) W), interval from F = B / W;
+    - ICC(2,1), two-way random effects, absolute agreement: (B - E) / (B + (k-1) E + k (J - E) / n), Satterthwaite's interval;
+    - ICC(3,1), two-way mixed effects, consistency: (B - E) / (B + (k-1) E), interval from F = B / E.
+
+    The formulas and intervals are those of Shrout and Fleiss 1979 and McGraw and Wong 1996. Where all values are equal there is
+    none (NaN). DataError for fewer than two patients or measurements or values that are not finite; OptionError for another kind.
+    """
+    x = np.asarray(values, float)
+    if kind not in ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)") or not 0 < level < 1:
+        raise OptionError(f"kind must be ICC(1,1), ICC(2,1) or ICC(3,1) and level between 0 and 1, got {kind!r} and {level}")
+    if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise DataError(f"an intraclass correlation needs finite values of two or more patients and measurements, got {x.shape}")
+    if np.ptp(x) == 0:
+        return np.nan, np.nan, np.nan
+    n, k = x.shape
+    x = (x - x.mean()) / x.std()  # the ICC is the same, the arithmetic safer
+    patients, measurements = x.mean(1, keepdims=True), x.mean(0, keepdims=True)
+    between, column = k * (patients**2).sum() / (n - 1), n * (measurements**2).sum() / (k - 1)
+    within = ((x - patients) ** 2).sum() / (n * (k - 1))
+    residual = ((x - patients - measurements) ** 2).sum() / ((n - 1) * (k - 1))
+    tail = (1 + level) / 2
+    if kind == "ICC(2,1)":
+        return _icc_agreement(between, column, residual, n, k, tail)
+    noise, df = (within, n * (k - 1)) if kind == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
+    return _share(between, noise, k), *(_share(between, noise * f, k) for f in (_f(tail, n - 1, df), 1 / _f(tail, df, n - 1)))
+
+
+def _share(between: float, noise: float, k: int) -> float:
+    return float((between - noise) / (between + (k - 1) * noise))
+
+
+def _f(tail: float, above: float, below: float) -> float:
+    from scipy.stats import f
+
+    return float(f.ppf(tail, above, below))
+
+
+def _icc_agreement(between: float, column: float, residual: float, n: int, k: int, tail: float) -> tuple[float, float, float]:
+    "ICC(2,1) with the degrees of freedom that Satterthwaite's approximation gives the sum of two mean squares."
+    icc = (between - residual) / (between + (k - 1) * residual + k * (column - residual) / n)
+    if not (residual or column):
+        return 1.0, 1.0, 1.0
+    a, b = k * icc / n * column, (1 + k * icc * (n - 1) / n - icc) * residual
+    df = (a + b) ** 2 / (a**2 / (k - 1) + b**2 / ((n - 1) * (k - 1)))
+    rest = k * column + (k * n - k - n) * residual
+    low, high = _f(tail, n - 1, df), _f(tail, df, n - 1)
+    ends = n * (between - low * residual) / (low * rest + n * between), n * (high * between - residual) / (rest + n * high * between)
+    return float(icc), float(ends[0]), float(ends[1])
+
 # %% ../nbs/42_robustness.ipynb #bd4582d7
 def perturbed_features(
     cases: Mapping[str, tuple[Volume, Volume]],  # patient to image and mask
@@ -114,7 +174,7 @@ def feature_icc(
 ) -> pd.DataFrame:
     """The intraclass correlation of each feature with its 95 % interval: feature (index), feature_class, icc, low, high, patients.
 
-    ICC(1,1), one-way random effects, by pingouin: perturbations are drawn at random, and any shift of a feature counts as disagreement. Patients who
+    `intraclass_correlation` of the kind ICC(1,1): perturbations are drawn at random, and any shift of a feature counts as disagreement. Patients who
     could not be measured under all perturbations are left out; a feature that is constant has no ICC (NaN).
     """
     from joblib import Parallel, delayed
@@ -127,24 +187,12 @@ def feature_icc(
 
 
 def _icc_rows(tables: Mapping[str, pd.DataFrame]) -> list[tuple]:
-    try:
-        from pingouin import intraclass_corr
-    except ImportError:
-        raise MissingDependencyError("the ICC needs pingouin; install it with: pip install pingouin") from None
     rows = []
     for feature, table in tables.items():
         values, feature_class = table.dropna(), feature.split("_")[1]
         if len(values) < 5:
             raise DataError(f"feature {feature}: only {len(values)} patients were measured under all perturbations, and an ICC needs five or more")
-        if np.ptp(values.to_numpy()) == 0:
-            rows.append((feature, feature_class, np.nan, np.nan, np.nan, len(values)))
-            continue
-        scaled = (values - values.to_numpy().mean()) / values.to_numpy().std()  # the ICC is the same, the arithmetic safer
-        long = scaled.stack().rename("value").reset_index()
-        found = intraclass_corr(long, targets="patient_id", raters="perturbation", ratings="value")
-        first = found.iloc[0]  # ICC1, single measurement
-        low, high = first[[c for c in found.columns if c.startswith("CI95")][0]]
-        rows.append((feature, feature_class, float(first["ICC"]), float(low), float(high), len(values)))
+        rows.append((feature, feature_class, *intraclass_correlation(values), len(values)))
     return rows
 
 

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 
 from nsclc_radiomics.cohort import load_cohort, save_cohort
-from nsclc_radiomics.core import DataError, Volume, make_rng, write_volume
+from nsclc_radiomics.core import DataError, OptionError, Volume, make_rng, write_volume
 from nsclc_radiomics.robustness import (
     PERTURBATIONS,
     Perturbation,
     feature_icc,
+    intraclass_correlation,
     perturb,
     perturbed_features,
     real_tumours,
@@ -54,6 +55,53 @@ def test_icc_is_the_share_of_variance_between_patients():
     found = feature_icc(measurements(values)).iloc[0]
     assert found["icc"] == pytest.approx((between - within) / (between + 5 * within), rel=1e-9)
     assert found["low"] < found["icc"] < found["high"] and found["feature_class"] == "glcm" and found["patients"] == 40
+
+
+SHROUT_AND_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "published"),
+    {"ICC(1,1)": (0.17, -0.133, 0.723), "ICC(2,1)": (0.29, 0.019, 0.761), "ICC(3,1)": (0.71, 0.342, 0.946)}.items(),
+)
+def test_icc_of_shrout_and_fleiss_1979(kind, published):
+    "Six targets, four judges: the coefficients of the paper, the intervals that psych::ICC in R gives for them."
+    icc, low, high = intraclass_correlation(SHROUT_AND_FLEISS, kind)
+    assert round(icc, 2) == published[0]
+    assert (low, high) == pytest.approx(published[1:], abs=6e-4)
+    assert intraclass_correlation(SHROUT_AND_FLEISS * 1e-9 + 1e3, kind) == pytest.approx((icc, low, high), rel=1e-3)
+
+
+def test_the_interval_of_an_icc_is_exact():
+    "Its ends are the coefficients that an F test of the given level just does not reject, found by bisection."
+    from scipy.optimize import brentq
+    from scipy.stats import f
+
+    n, k = SHROUT_AND_FLEISS.shape
+    between = k * SHROUT_AND_FLEISS.mean(1).var(ddof=1)
+    ratio = between / SHROUT_AND_FLEISS.var(1, ddof=1).mean()
+
+    def beyond(r, p):
+        return f.cdf(ratio / (1 + k * r / (1 - r)), n - 1, n * (k - 1)) - p
+
+    rejects = [brentq(beyond, -0.3, 0.99, args=(p,)) for p in (0.975, 0.025)]
+    assert intraclass_correlation(SHROUT_AND_FLEISS)[1:] == pytest.approx(rejects, abs=1e-9)
+    wider = intraclass_correlation(SHROUT_AND_FLEISS, level=0.99)
+    assert wider[1] < rejects[0] and wider[2] > rejects[1]
+
+
+def test_measurements_that_agree_fully_have_an_icc_of_one():
+    values = np.repeat(np.arange(6.0)[:, None], 3, axis=1)
+    for kind in ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)"):
+        assert intraclass_correlation(values, kind) == pytest.approx((1, 1, 1))
+
+
+def test_an_icc_is_refused_by_name():
+    with pytest.raises(OptionError, match="ICC\\(4,1\\)"):
+        intraclass_correlation(SHROUT_AND_FLEISS, "ICC(4,1)")
+    for values in (SHROUT_AND_FLEISS[:1], SHROUT_AND_FLEISS[:, 0], SHROUT_AND_FLEISS * np.nan):
+        with pytest.raises(DataError, match="finite values of two or more"):
+            intraclass_correlation(values)
 
 
 def test_constant_features_have_no_icc_and_are_never_robust():
