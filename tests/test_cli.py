@@ -152,12 +152,6 @@ def test_help_answers_at_once(command):
     assert not [name for name in ("SimpleITK", "pandas", "scipy", "sklearn", "torch", "tqdm", "joblib") if f"'{name}'" in loaded]
 
 
-def owkin(tmp_path, cohort):
-    from test_importing import owkin_folder
-
-    return [owkin_folder(tmp_path), tmp_path / "out"]
-
-
 def nifti_table(tmp_path, cohort):
     rows = [f"{p},{cohort}/images/{p}/ct.nii.gz,{cohort}/images/{p}/ct_mask.nii.gz" for p in ("P1", "P2")]
     (tmp_path / "table.csv").write_text("\n".join(["patient_id,ct,ct_mask", *rows]) + "\n", encoding="utf-8")
@@ -170,7 +164,7 @@ def simulated_lesions(tmp_path, cohort):
 
 def two_runs(tmp_path, cohort):
     for name in ("a", "b"):
-        write_json(tmp_path / name / "provenance.json", {})
+        write_json(tmp_path / name / "provenance.json", {"machine": {"processor": "one"}})
         Run(tmp_path / name).record({"n": {"value": 1.0, "evidence": "simulated"}})
     return [tmp_path / "a", tmp_path / "b"]
 
@@ -250,7 +244,26 @@ def test_folds_and_other_numbers_that_cannot_be(refused):
 
 
 def test_docs_outside_a_clone_is_a_sentence(refused, tmp_path, monkeypatch):
-    import os
-
-    os.chdir(tmp_path)  # `refused` goes back
+    monkeypatch.chdir(tmp_path)
     assert "clone of the repository" in refused("docs", says=("nbs/paper",))
+
+
+def test_a_contour_whose_name_has_a_comma_is_given_by_an_option_of_its_own():
+    from nsclc_radiomics.cli import build_parser
+
+    args = build_parser().parse_args(["import", "dicom", "src", "out", "--roi", "GTV, primary", "--roi", "GTV*,Tumour"])
+    assert importing.match_roi(["Tumour", "GTV, primary", "GTV"], args.roi) == ["GTV, primary"]
+    assert importing.match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and importing.match_roi(["Tumour"], args.roi) == ["Tumour"]
+
+
+def test_the_same_is_said_once(cohort, capsys, monkeypatch):
+    import warnings
+
+    def fetched(*given, **named):
+        for _ in range(3):
+            warnings.warn("two patients look alike")
+        return pd.DataFrame({"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"})
+
+    monkeypatch.setattr(importing, "import_owkin", fetched)
+    assert main(["import", "owkin", "src", str(cohort)]) == 0
+    assert capsys.readouterr().err.splitlines() == ["nsclc-radiomics: warning: two patients look alike", "left out: A: no outline refers to this image"]
