@@ -295,7 +295,7 @@ def _say_failures(out: Path) -> None:
 def _add_response_command(commands: Commands) -> None:
     response = _command(commands, "response", _response, "response by visit and by patient from lesion measurements, with the reason for each")
     response.add_argument("lesions", type=Path, metavar="LESIONS.csv", help="lesions.csv, a cohort's folder, or a folder with SDTM's tu.csv and tr.csv")
-    response.add_argument("-o", "--out", type=Path, required=True, metavar="RESPONSE.csv", help="the table to write, by patient")
+    response.add_argument("-o", "--out", type=Path, required=True, metavar="RESPONSE.csv", help="the table to write, by visit; that by patient goes beside it")
     response.add_argument("--criteria", default="recist11", help="recist11 or irecist (default recist11)")
     response.add_argument("--confirm", action="store_true", help="best overall response needs confirmation")
     response.add_argument("--evaluator", default=None, help="whose readings to take from SDTM's tables (default: the only one there)")
