@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__
 from .core import NsclcError, OptionError, Run
@@ -18,34 +19,64 @@ from .core import NsclcError, OptionError, Run
 # %% auto #0
 __all__ = ['Commands', 'build_parser', 'main']
 
-# %% ../nbs/98_cli.ipynb #8a574d5b
+# %% ../nbs/98_cli.ipynb #349adb6f
 Commands = Any  # what argparse's add_subparsers returns
 
 
-def _command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    "As argparse's, but what is wrong is said in one line, without the list of all options before it."
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows what there is\n")
+
+
+def _command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> _Parser:
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     parser.set_defaults(run=run)
     return parser
 
 
+def _whole(low: int) -> Callable[[str], int]:
+    "A type of option: a whole number of `low` or more."
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number of {low} or more, got {text}")
+        return value
+
+    return read
+
+
+def _add_jobs(parser: _Parser, what: str = "processes") -> None:
+    parser.add_argument("--jobs", type=_whole(1), metavar="N", help=f"{what} (default: one per core); the result does not depend on it")
+
+
+def _add_seed(parser: _Parser) -> None:
+    parser.add_argument("--seed", type=_whole(0), default=1, metavar="N", help="of all that is random (default 1)")
+
+# %% ../nbs/98_cli.ipynb #8a574d5b
 def _add_cohort_commands(commands: Commands) -> None:
     sample = _command(commands, "sample", _sample, "make the two real lung CTs of the PyRadiomics archive a cohort")
     sample.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
 
     simulate = _command(commands, "simulate", _simulate, "make a simulated cohort whose truth is known")
     simulate.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
-    simulate.add_argument("--patients", type=int, default=500, help="for cross-validation and holdout (default 500)")
-    simulate.add_argument("--external", type=int, default=150, help="of another centre (default 150)")
+    simulate.add_argument("--patients", type=_whole(1), default=500, metavar="N", help="for cross-validation and holdout (default 500)")
+    simulate.add_argument("--external", type=_whole(0), default=150, metavar="N", help="of another centre (default 150)")
     simulate.add_argument("--world", default="claimed", help="claimed, published or null (default claimed)")
-    simulate.add_argument("--seed", type=int, default=1)
+    _add_seed(simulate)
     simulate.add_argument("--balance", default="paper", help="share of responders: paper (60 %%) or even (default paper)")
-    simulate.add_argument("--jobs", type=int, default=None, help="processes (default: one a core); the bytes do not depend on it")
-    simulate.add_argument("--dicom", type=int, default=0, metavar="N", help="write N patients as DICOM too, below OUT/dicom")
+    _add_jobs(simulate)
+    simulate.add_argument("--dicom", type=_whole(0), default=0, metavar="N", help="write N patients as DICOM too, below OUT/dicom (default 0)")
 
     check = _command(commands, "check", _check, "report on geometry, intensities, masks and missing values of a cohort")
     check.add_argument("cohort", type=Path, metavar="COHORT")
     check.add_argument("-o", "--out", type=Path, default=None, help="folder of the report (default COHORT_quality)")
-    check.add_argument("--jobs", type=int, default=1)
+    _add_jobs(check)
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -75,15 +106,15 @@ def _add_import_commands(commands: Commands) -> None:
     dicom = _command(imports, "dicom", _import_dicom, "a folder of DICOM files as it comes off a PACS: CT, PET, RTSTRUCT, SEG, odd files between")
     dicom.add_argument("src", type=Path, metavar="SRC")
     dicom.add_argument("out", type=Path, metavar="OUT")
-    dicom.add_argument("--roi", default=None, help="names or patterns of the tumour's outline, in order of preference, separated by commas")
+    _add_roi(dicom)
     dicom.add_argument("--merge", action="store_true", help="where several structures match, take them together")
-    dicom.add_argument("--name", default="DICOM import", help="of the cohort")
-    dicom.add_argument("--centre", default="unknown", help="of all patients, unless --clinical says")
+    dicom.add_argument("--name", default="DICOM import", help="of the cohort (default 'DICOM import')")
+    dicom.add_argument("--centre", default="unknown", help="of all patients, unless --clinical says (default unknown)")
     dicom.add_argument("--split", default="train", help="of all patients, unless --clinical says (default train)")
     dicom.add_argument("--clinical", type=Path, default=None, help="a CSV in the columns of patients.csv, patient_id as in the DICOM files")
     dicom.add_argument("--lesions", type=Path, default=None, help="a CSV in the columns of lesions.csv, for RECIST")
-    dicom.add_argument("--endpoint", default="none", help="response, durable_benefit or two_year_survival, where the tables hold outcomes")
-    dicom.add_argument("--jobs", type=int, default=1)
+    dicom.add_argument("--endpoint", default="none", help="response, durable_benefit or two_year_survival, where the tables hold outcomes (default none)")
+    _add_jobs(dicom)
     _add_identity_options(dicom)
 
     owkin = _command(imports, "owkin", _import_owkin, "the layout of the Owkin lung challenge: image crops with masks, survival")
@@ -95,7 +126,7 @@ def _add_import_commands(commands: Commands) -> None:
     nifti.add_argument("table", type=Path, metavar="TABLE.csv")
     nifti.add_argument("out", type=Path, metavar="OUT")
     nifti.add_argument("--name", default=None, help="of the cohort (default: the table's)")
-    nifti.add_argument("--endpoint", default="none", help="response, durable_benefit or two_year_survival, where the table holds outcomes")
+    nifti.add_argument("--endpoint", default="none", help="response, durable_benefit or two_year_survival, where the table holds outcomes (default none)")
     nifti.add_argument("--lesions", type=Path, default=None, help="a CSV of lesion measurements, for RECIST")
     nifti.add_argument("--label", type=float, default=None, help="the value that means tumour in the masks, where it is not 1")
     nifti.add_argument("--resample", action="store_true", help="move masks onto their image's grid in place of leaving the patient out")
@@ -107,15 +138,22 @@ def _add_fetch_command(commands: Commands) -> None:
     fetch.add_argument("collection", metavar="COLLECTION", help='e.g. NSCLC-Radiomics, NSCLC-Radiogenomics, Anti-PD-1_Lung, "RIDER Lung CT"')
     fetch.add_argument("out", type=Path, nargs="?", metavar="OUT", help="without it, only what the collection holds is shown")
     fetch.add_argument("--list", action="store_true", help="show patients, series, size and licence, and stop")
-    fetch.add_argument("--patients", type=int, default=None, metavar="N", help="only the first N")
-    fetch.add_argument("--annotations", nargs="*", default=(), help="outlines published later, as --list names them")
-    fetch.add_argument("--roi", default=None, help="as for import dicom")
+    fetch.add_argument("--patients", type=_whole(1), default=None, metavar="N", help="only the first N (default: all)")
+    fetch.add_argument("--annotations", nargs="*", default=(), help="outlines published later, as --list names them (default: none)")
+    _add_roi(fetch)
     fetch.add_argument("--download", type=Path, default=None, help="where the DICOM files go (default OUT_dicom)")
     fetch.add_argument("--yes", action="store_true", help="download without asking")
-    fetch.add_argument("--jobs", type=int, default=1)
+    _add_jobs(fetch, "processes of the import")
 
 
-def _add_identity_options(parser: argparse.ArgumentParser) -> None:
+def _add_roi(parser: _Parser) -> None:
+    parser.add_argument(
+        "--roi", action="append", metavar="NAME", help="name of the tumour's contour, or patterns (* and ?) separated by commas; give it"
+        " again for a second choice (default: the usual names of a gross tumour volume)"
+    )  # fmt: skip
+
+
+def _add_identity_options(parser: _Parser) -> None:
     parser.add_argument("--keep-ids", action="store_true", help="keep ids and dates (default: pseudonyms)")
     parser.add_argument("--key", type=Path, default=None, help="where the key of pseudonyms goes (default OUT_key.csv)")
 
@@ -152,11 +190,11 @@ def _fetch(args: argparse.Namespace) -> None:
 
 
 def _say_import(taken: Any, out: Path) -> None:
-    "What was left out, one line each, and the cohort."
+    "What was left out, one line for each reason a patient has, and the cohort."
     from nsclc_radiomics.cohort import load_cohort
 
-    for row in taken[~taken["taken"]].itertuples():
-        print(f"left out: {row.patient_id or row.source}: {row.reason}", file=sys.stderr)
+    lines = [f"left out: {row.patient_id or row.source}: {row.reason}" for row in taken[~taken["taken"]].itertuples()]
+    print(*dict.fromkeys(lines), sep="\n", end="\n" if lines else "", file=sys.stderr)  # CT and PET often lack the same
     print(load_cohort(out))
 
 # %% ../nbs/98_cli.ipynb #17b68ae0
@@ -167,18 +205,18 @@ def _add_segment_commands(commands: Commands) -> None:
     segment.add_argument(
         "-o", "--out", type=Path, default=None, help="folder of the outlines (default COHORT_segmentation); for one CT a .nii.gz, .nrrd or (DICOM SEG) .dcm"
     )
-    segment.add_argument("--where", default="auto", help="auto, centre or search; or, for a cohort, mask: click at the centre of the mask that is there")
+    segment.add_argument("--where", default="auto", help="auto, centre or search; or, for a cohort, mask: click at the centre of the mask that is there (default auto)")
     segment.add_argument("--point", type=float, nargs=3, metavar=("X", "Y", "Z"), help="for one CT: a place in the tumour, mm in the patient")
-    segment.add_argument("--jobs", type=int, default=1, help="patients side by side (default 1)")
-    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    _add_jobs(segment, "patients side by side")
+    segment.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
 
     train = _command(commands, "train-segmenter", _train_segmenter, "train a segmentation network on a cohort's own masks, cross-validated")
     train.add_argument("cohort", type=Path, metavar="COHORT")
     train.add_argument("-o", "--out", type=Path, required=True, metavar="FOLDER", help="receives model/, scores.csv and out-of-fold masks")
-    train.add_argument("--folds", type=int, default=3)
-    train.add_argument("--patches", type=int, default=2000, help="looks at patients in the training of each network (default 2000): more help, and take longer")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    train.add_argument("--jobs", type=int, default=None, help="folds side by side (default: one a core)")
+    train.add_argument("--folds", type=_whole(2), default=3, metavar="N", help="of the cross-validation (default 3)")
+    train.add_argument("--patches", type=_whole(1), default=2000, metavar="N", help="looks at patients in the training of each network (default 2000): more help, and take longer")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    _add_jobs(train, "folds side by side")
 
 
 def _segment(args: argparse.Namespace) -> int:
@@ -188,13 +226,9 @@ def _segment(args: argparse.Namespace) -> int:
     if not (args.source / "cohort.yaml").is_file() and (args.source.is_file() or args.out or args.point):
         return _segment_one(args)
     if args.point:
-        raise OptionError("--point is for one CT; for a cohort use --where mask, or `segment_cohort` with a point a patient")
+        raise OptionError("--point is for one CT; for a cohort use --where mask, centre or search")
     out = args.out or args.source.with_name(args.source.name + "_segmentation")
-    with warnings.catch_warnings(record=True) as caught:  # said in one line each, without Python's file and line
-        warnings.simplefilter("always", UserWarning)
-        found = segment_cohort(load_cohort(args.source), args.model, out, where=args.where, device=args.device, jobs=args.jobs)
-    for text in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
-        print(f"nsclc-radiomics: warning: {text}", file=sys.stderr)
+    found = segment_cohort(load_cohort(args.source), args.model, out, where=args.where, device=args.device, jobs=args.jobs)
     for row in found[found["status"] == "failed"].itertuples():
         print(f"{row.Index}: {row.note}", file=sys.stderr)
     print(f"{out}: " + ", ".join(f"{status} {n}" for status, n in found["status"].value_counts().items()))
@@ -224,13 +258,13 @@ def _train_segmenter(args: argparse.Namespace) -> None:
 def _add_feature_commands(commands: Commands) -> None:
     extract = _command(commands, "extract", _extract, "PyRadiomics features of every patient of a cohort")
     extract.add_argument("cohort", type=Path, metavar="COHORT")
-    extract.add_argument("-o", "--out", type=Path, required=True, metavar="FEATURES.parquet")
+    extract.add_argument("-o", "--out", type=Path, required=True, metavar="FEATURES.parquet", help="the table to write; failures.csv goes beside it")
     extract.add_argument(
         "--params", metavar="FILE.yaml", help="PyRadiomics settings: a file or a shipped name (default: the cohort's feature_settings, else the modality's)"
     )
-    extract.add_argument("--modality", choices=("ct", "pet"), default="ct")
-    extract.add_argument("--jobs", type=int, default=None, help="processes (default: one a core)")
-    extract.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, in place of processes on this machine")
+    extract.add_argument("--modality", choices=("ct", "pet"), default="ct", help="ct or pet (default ct)")
+    _add_jobs(extract)
+    extract.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (default: processes on this machine)")
 
 
 def _extract(args: argparse.Namespace) -> int:
@@ -261,10 +295,10 @@ def _say_failures(out: Path) -> None:
 def _add_response_command(commands: Commands) -> None:
     response = _command(commands, "response", _response, "response by visit and by patient from lesion measurements, with the reason for each")
     response.add_argument("lesions", type=Path, metavar="LESIONS.csv", help="lesions.csv, a cohort's folder, or a folder with SDTM's tu.csv and tr.csv")
-    response.add_argument("-o", "--out", type=Path, required=True, metavar="RESPONSE.csv")
+    response.add_argument("-o", "--out", type=Path, required=True, metavar="RESPONSE.csv", help="the table to write, by visit; that by patient goes beside it")
     response.add_argument("--criteria", default="recist11", help="recist11 or irecist (default recist11)")
     response.add_argument("--confirm", action="store_true", help="best overall response needs confirmation")
-    response.add_argument("--evaluator", default=None, help="whose readings to take from SDTM's tables, where several read")
+    response.add_argument("--evaluator", default=None, help="whose readings to take from SDTM's tables (default: the only one there)")
     response.add_argument("--partial-dates", default="refuse", help="SDTM dates without a day: refuse, first or last day of the month (default refuse)")
     response.add_argument("--patients", type=Path, default=None, help="patients.csv (default: the one beside the lesions)")
 
@@ -283,13 +317,13 @@ def _add_signature_commands(commands: Commands) -> None:
     train.add_argument("cohort", type=Path, metavar="COHORT")
     train.add_argument("-o", "--out", type=Path, required=True, metavar="RUN", help="a run folder; the signature goes to RUN/signature")
     train.add_argument("--model", default="auto", help="auto (by cross-validation), volume, clinical, radiomic, forest or combined (default auto)")
-    train.add_argument("--params", default=None, metavar="FILE.yaml", help="PyRadiomics settings: a file or a shipped name (default ct)")
+    train.add_argument("--params", default=None, metavar="FILE.yaml", help="PyRadiomics settings: a file or a shipped name (default: the cohort's feature_settings, else ct)")
     train.add_argument("--network", action="store_true", help="train the 3D-CNN too, for its own probability and Grad-CAM in reports (minutes)")
-    train.add_argument("--epochs", type=int, default=100, help="of the 3D-CNN (default 100)")
-    train.add_argument("--refits", type=int, default=25, help="bootstrap resamples behind the intervals (default 25)")
-    train.add_argument("--folds", type=int, default=5, help="outer and inner folds (default 5)")
-    train.add_argument("--seed", type=int, default=1)
-    train.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core); the result does not depend on it")
+    train.add_argument("--epochs", type=_whole(1), default=100, metavar="N", help="of the 3D-CNN (default 100)")
+    train.add_argument("--refits", type=_whole(1), default=25, metavar="N", help="bootstrap resamples behind the intervals (default 25)")
+    train.add_argument("--folds", type=_whole(2), default=5, metavar="N", help="outer and inner folds (default 5)")
+    _add_seed(train)
+    _add_jobs(train)
 
     predict = _command(commands, "predict", _predict, "ask a signature about one patient or a cohort")
     predict.add_argument("run_folder", type=Path, metavar="RUN", help="what `train` wrote")
@@ -297,10 +331,10 @@ def _add_signature_commands(commands: Commands) -> None:
     predict.add_argument("-o", "--out", type=Path, required=True, metavar="PREDICTIONS.csv", help="a page goes beside it, with the ending .html")
     predict.add_argument("--mask", type=Path, default=None, help="the tumour's mask as a file")
     predict.add_argument("--point", type=float, nargs=3, metavar=("X", "Y", "Z"), default=None, help="or a place inside the tumour, mm in the patient")
-    predict.add_argument("--roi", default=None, help="names or patterns of the outline in DICOM, in order of preference")
+    _add_roi(predict)
     predict.add_argument("--clinical", type=Path, default=None, help="a CSV in the columns of patients.csv, for a case that is not a cohort")
     predict.add_argument("--report", action=argparse.BooleanOptionalAction, default=None, help="write the page (default: for up to 20 patients)")
-    predict.add_argument("--jobs", type=int, default=1)
+    _add_jobs(predict)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -340,10 +374,10 @@ def _add_paper_commands(commands: Commands) -> None:
     paper.add_argument("--run", dest="folder", default="runs/full", metavar="RUN", help="default runs/full")
     paper.add_argument("--cohort", default="", help="a cohort folder (default: the simulated one)")
     paper.add_argument("--profile", default="full", help="full or smoke (default full)")
-    paper.add_argument("--seed", type=int, default=1)
-    paper.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="e.g. 40_performance")
+    _add_seed(paper)
+    paper.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="e.g. 40_performance (default: all)")
     paper.add_argument("--fresh", action="store_true", help="empty the run folder first")
-    paper.add_argument("--at-once", type=int, default=2, metavar="N", help="notebooks side by side, where neither needs the other (default 2)")
+    paper.add_argument("--at-once", type=_whole(1), default=2, metavar="N", help="notebooks side by side, where neither needs the other (default 2)")
 
     verify = _command(commands, "verify", _verify, "do two runs agree in numbers, tables and figures' data?")
     verify.add_argument("a", metavar="RUN_A")
@@ -354,7 +388,7 @@ def _add_paper_commands(commands: Commands) -> None:
     within.add_argument("--between-machines", action="store_true", help="as stated for runs on two machines, the default for two kinds of processor")
 
     publish = _command(commands, "publish", _publish, "copy a run's executed notebooks, normalised, into nbs/paper")
-    publish.add_argument("folder", nargs="?", default="runs/full", metavar="RUN")
+    publish.add_argument("folder", nargs="?", default="runs/full", metavar="RUN", help="default runs/full")
 
     docs = _command(commands, "docs", _docs, "render the executed notebooks as a site")
     docs.add_argument("out", nargs="?", type=Path, default=Path("_docs"), metavar="OUT", help="default _docs")
@@ -396,9 +430,27 @@ def _docs(args: argparse.Namespace) -> None:
     print(build_site(args.out, say=lambda line: print(line, flush=True)))
 
 # %% ../nbs/98_cli.ipynb #b564f5bf
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    "The library's own warnings as one line each, once, without Python's file and line; those of other libraries as they are."
+    said = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category is not UserWarning:
+            others(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            print(f"nsclc-radiomics: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        others, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
 def build_parser() -> argparse.ArgumentParser:
     "The parser with all commands."
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nsclc-radiomics",
         description="Radiomic signatures of response to immunotherapy in non-small cell lung cancer: research use only.",
     )
@@ -421,7 +473,8 @@ def main(
     "Run a command and give its exit status: 0 well, 1 a comparison found differences, 2 an error that was explained."
     args = build_parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        with _plain_warnings():
+            return args.run(args) or 0
     except NsclcError as error:
         print(f"nsclc-radiomics: error: {error}", file=sys.stderr)
         return 2

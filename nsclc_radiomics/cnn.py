@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
-from .core import DataError, MissingDependencyError, ModelError, OptionError
+from .core import DataError, MissingDependencyError, ModelError, OptionError, show_progress
 from .core import atomic_folder, atomic_path, content_hash, make_rng
 from .device import choose_device, choose_precision, need_torch, torch_apart
 from .network import Augmentation, augment_batch, build_network, mirror_batch
@@ -275,7 +274,8 @@ def _train(model: CNN3DClassifier, volumes: np.ndarray, target: np.ndarray, devi
     file = _checkpoint_file(model, volumes, target)
     history, best = _resume(file, network, optimizer)
     shown = data[0] if model.augmentation is None else None
-    for epoch in tqdm(range(len(history), model.epochs), initial=len(history), total=model.epochs, desc="epochs", disable=not model.progress):
+    left = range(len(history), model.epochs)
+    for epoch in show_progress(left, "training the 3D-CNN", unit="epochs", done=len(history), shown=model.progress):
         if model.augmentation is not None and (shown is None or epoch % model.augment_every == 0):
             shown = _redraw(model, data[0], epoch // model.augment_every)
         loss = _epoch(model, network, optimizer, (shown, data[1]), rows, epoch)

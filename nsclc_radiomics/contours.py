@@ -18,7 +18,16 @@ from sklearn.base import BaseEstimator, clone
 
 from .cohort import Cohort, fetch_sample, has_sample, load_cohort, save_cohort
 from .comparison import paired_delong
-from .core import DataError, atomic_folder, content_hash, make_rng, read_json, read_volume, write_json
+from nsclc_radiomics.core import (
+    DataError,
+    atomic_folder,
+    content_hash,
+    make_rng,
+    read_json,
+    read_volume,
+    worker_count,
+    write_json,
+)
 from .evaluation import guard_disjoint
 from .mask import read_mask
 from .robustness import feature_icc
@@ -43,7 +52,7 @@ def automatic_outlines(
     `out` receives `training/` (see `train_segmenter`), `network/` and `one click/` (see `segment_cohort`). Raises DataError where nobody
     is left to outline.
     """
-    out, jobs, chosen, parts, how = Path(out), jobs or joblib.cpu_count(), {}, [], {"one click": ("seeded", "mask")}
+    out, jobs, chosen, parts, how = Path(out), worker_count(jobs), {}, [], {"one click": ("seeded", "mask")}
     for which, rows in cohort.patients[cohort.patients["has_ct"].eq(True)].groupby("split"):
         ids = sorted(rows["patient_id"])
         chosen[which] = sorted(ids[k] for k in make_rng(seed, "outlined", which).permutation(len(ids))[:most])
@@ -162,7 +171,7 @@ def one_click(
 ) -> pd.DataFrame:
     "A row of scores a patient, outlined from one click in the middle of the expert's outline; those whose click failed are left out."
     chosen = patients or cohort.ids
-    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, jobs or joblib.cpu_count(), None).dropna(subset=["dice"])
+    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, worker_count(jobs), None).dropna(subset=["dice"])
 
 
 def outline_reference(

@@ -12,25 +12,30 @@ import json
 import os
 import shutil
 import struct
+import sys
 import tempfile
+import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
-from filelock import FileLock
+
+if TYPE_CHECKING:  # slow to import, and not needed by what reads no image: `nsclc-radiomics --help`
+    import SimpleITK as sitk
+    from filelock import FileLock
 
 # %% auto #0
 __all__ = ['VOLUME_SUFFIXES', 'EVIDENCE', 'NsclcError', 'OptionError', 'CohortError', 'ImageError', 'GeometryError', 'MaskError',
            'FeatureError', 'DataError', 'LeakageError', 'ResponseError', 'ModelError', 'RunError',
            'MissingDependencyError', 'Volume', 'corners', 'grid_difference', 'atomic_path', 'atomic_folder',
            'require_empty', 'read_json', 'write_json', 'shipped_yaml', 'read_volume', 'write_volume', 'make_rng',
-           'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir', 'Run']
+           'worker_count', 'show_progress', 'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir',
+           'Run']
 
 # %% ../nbs/00_core.ipynb #c9c0f163
 class NsclcError(Exception):
@@ -134,6 +139,8 @@ class Volume:
 
     def to_sitk(self) -> sitk.Image:
         "As a SimpleITK image; a boolean array becomes 0 and 1."
+        import SimpleITK as sitk
+
         array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(self.spacing)
@@ -144,6 +151,8 @@ class Volume:
     @classmethod
     def from_sitk(cls, image: sitk.Image, unit: str = "") -> Volume:
         "From a SimpleITK image of three dimensions and one component."
+        import SimpleITK as sitk
+
         if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
             raise ImageError(
                 f"expected a 3-D image with one value a voxel, got {image.GetDimension()} dimensions "
@@ -309,6 +318,8 @@ def _nifti_values(data: bytes) -> np.ndarray:
 
 def _read_nifti(path: Path) -> Volume:
     "A NIfTI file; ITK alone would read a file that is cut short, and put 0 for what is missing and for NaN."
+    import SimpleITK as sitk
+
     header = sitk.ImageFileReader()
     header.SetFileName(str(path))
     header.ReadImageInformation()
@@ -329,6 +340,8 @@ def _read_nifti(path: Path) -> Volume:
 
 def _read_other(path: Path) -> Volume:
     "A NRRD or MetaImage file; compressed values are unpacked once more for their check sum, which ITK does not look at."
+    import SimpleITK as sitk
+
     mark = b"\n\n" if path.name.lower().endswith((".nrrd", ".nhdr")) else b"ElementDataFile = LOCAL\n"
     header, found, data = path.read_bytes().partition(mark)
     if found and data and b"encoding: gz" in header:
@@ -340,6 +353,8 @@ def _read_other(path: Path) -> Volume:
 
 def write_volume(volume: Volume, path: str | Path) -> Path:
     "Write a volume as NIfTI, NRRD or MetaImage by the path's ending, compressed, whole or not at all."
+    import SimpleITK as sitk
+
     path = Path(path)
     if not path.name.lower().endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
         raise OptionError(f"{path}: volumes are written as .nii.gz, .nii, .nrrd or .mha")
@@ -357,6 +372,51 @@ def make_rng(
         raise OptionError(f"seed must be a whole number of zero or more, got {seed!r}")
     text = "\x1f".join(map(str, (int(seed), *keys)))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
+
+# %% ../nbs/00_core.ipynb #f8d5745d
+def worker_count(
+    jobs: int | None,  # None: one per core
+    tasks: int | None = None,  # how many there are to share; more processes than that would only have to start
+) -> int:
+    "The number of processes that `jobs` asks for, no more than there are tasks; OptionError unless it is None or 1 or more."
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or jobs < 1):
+        raise OptionError(f"jobs must be a whole number of 1 or more, got {jobs!r}; without it one process per core is used")
+    from joblib import cpu_count  # slow to import, and most callers need no processes
+
+    wanted = int(jobs or cpu_count())
+    return max(1, wanted if tasks is None else min(wanted, tasks))
+
+# %% ../nbs/00_core.ipynb #a4cebd23
+def show_progress(
+    work: Iterable[Any],
+    what: str,  # is being done, in a word or two
+    total: int | None = None,  # default: the length of `work`
+    unit: str = "patients",
+    done: int = 0,  # before the first of `work`
+    shown: bool | None = True,  # None: on a terminal and in a log, not in a notebook; False: nowhere
+    every: float = 20.0,  # seconds between two lines of a log
+) -> Iterator[Any]:
+    "Pass `work` on, item by item, and say on stderr how far it is: a bar on a terminal or in a notebook, elsewhere a plain line now and then."
+    notebook = "ipykernel.kernelapp" in sys.modules
+    total = done + len(work) if total is None else total
+    if shown is False or (shown is None and notebook):
+        yield from work
+    elif notebook or sys.stderr.isatty():
+        from tqdm.auto import tqdm  # here, so that a process that shows nothing starts sooner
+
+        yield from tqdm(work, desc=what, total=total, initial=done, unit=f" {unit}")
+    else:
+        yield from _say_progress(work, what, total, unit, done, every)
+
+
+def _say_progress(work: Iterable[Any], what: str, total: int, unit: str, done: int, every: float) -> Iterator[Any]:
+    "A line after each `every` seconds, and none for work that ends before."
+    said = time.monotonic()
+    for done, item in enumerate(work, done + 1):
+        yield item
+        if time.monotonic() - said >= every and done < total:
+            said = time.monotonic()
+            print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
 
 # %% ../nbs/00_core.ipynb #721f6ece
 def content_hash(*parts: Any) -> str:
@@ -437,6 +497,8 @@ class Run:
 
     def alone(self, what: str) -> FileLock:
         "A lock for `with`: notebooks that run side by side do what is of that name one after the other."
+        from filelock import FileLock
+
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / f".{what}.lock")
 

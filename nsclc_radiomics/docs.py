@@ -268,7 +268,8 @@ def build_site(
     out: Path,
     say: Callable[[str], None] = print,
 ) -> Path:
-    "Build the site and give its first page; RunError with Sphinx's last words where it fails."
+    "Build the site and give its first page; RunError outside a clone, and with Sphinx's last words where it fails."
+    paper_notebooks()  # or a word that they are not there
     out = project_root() / out
     executed = execute_library(out / ".executed", say)
     sources = out / ".sources"

@@ -32,6 +32,8 @@ from nsclc_radiomics.core import (
     content_hash,
     grid_difference,
     shipped_yaml,
+    show_progress,
+    worker_count,
 )
 from nsclc_radiomics.engine import (
     CLASS_NAMES,
@@ -315,8 +317,7 @@ def extract_cohort(
     """
     chosen, out = load_settings(settings), Path(out)
     unit = _unit(modality)
-    if jobs is not None and jobs < 1:
-        raise OptionError(f"jobs must be 1 or more, got {jobs}")
+    worker_count(jobs)
     if out.suffix != ".parquet":
         raise OptionError(f"{out}: features are written as Parquet; give a name that ends in .parquet")
     ids = cohort.patients.loc[cohort.patients[f"has_{modality}"].eq(True), "patient_id"].tolist()
@@ -349,9 +350,6 @@ def _extract(
     progress: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, str]]]:
     "Values by patient, from the store or measured now, and the failures by patient."
-    from joblib import cpu_count
-    from tqdm.auto import tqdm
-
     modality, unit = kind
     values, failures, cases, keys = {}, {}, {}, {}
     for pid in ids:
@@ -366,19 +364,17 @@ def _extract(
             cases[pid] = (image.resolve(), mask.resolve(), unit, chosen.label, *chosen.parts)
         else:
             values[pid] = known
-    bar = tqdm(total=len(ids), initial=len(values) + len(failures), desc=f"features {modality}", unit="patient", disable=not progress)
     if cases:
         context, threads = _backend(scheduler)
         longest_first = dict(sorted(cases.items(), key=lambda case: -case[1][1].stat().st_size))  # a large mask last would keep the others waiting
-        with bar, context:
-            for pid, result in run_cases(measure_files, longest_first, threads or jobs or cpu_count()):
+        with context:
+            measured = run_cases(measure_files, longest_first, threads or worker_count(jobs, len(cases)))
+            for pid, result in show_progress(measured, f"features {modality}", len(ids), done=len(ids) - len(cases), shown=progress):
                 if isinstance(result, dict):
                     values[pid] = np.array([result.get(c, np.nan) for c in store.columns], float)
                     store.save(keys[pid], values[pid])
                 else:
                     failures[pid] = (type(result).__name__, str(result)) if isinstance(result, BaseException) else result
-                bar.update()
-    bar.close()
     return values, failures
 
 

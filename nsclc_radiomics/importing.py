@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
 from nsclc_radiomics.core import (
@@ -39,6 +38,8 @@ from nsclc_radiomics.core import (
     grid_difference,
     read_volume,
     require_empty,
+    show_progress,
+    worker_count,
     write_volume,
 )
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
@@ -218,7 +219,7 @@ def import_owkin(
     with importing_to(out) as job:
         for stray in sorted({p.stem for p in (src / "images").glob("*.npz")} - set(patients.index)):
             job.note(stray, "patient", False, "has no row in clinical_data.csv, so that its centre is unknown", f"images/{stray}.npz")
-        for patient in tqdm(patients.index, desc="import owkin", disable=None):
+        for patient in show_progress(patients.index, "import owkin", shown=None):
             source = src / "images" / f"{patient}.npz"
             try:
                 job.store(patient, "ct", *read_owkin_case(source))
@@ -351,7 +352,7 @@ def import_nifti(
     with importing_to(out, None if keep_ids else key or key_path(out), {new: old for old, new in names.items()}) as job:
         for note in notes:
             job.note("", "table", False, note, table.name)
-        for patient, paths in tqdm(files.iterrows(), total=len(files), desc="import nifti", disable=None):
+        for patient, paths in show_progress(files.iterrows(), "import nifti", len(files), shown=None):
             for modality in ("ct", "pet"):
                 done = _import_files(job, patient, modality, paths, table.parent, label, resample)
                 patients.loc[patients["patient_id"] == patient, f"has_{modality}"] = done
@@ -433,13 +434,21 @@ class Case:
 
 def match_roi(
     names: Sequence[str],  # what an outline's file offers
-    roi: str = ROI_NAMES,  # names or patterns (* and ?), in order of preference, separated by commas; case does not matter
+    roi: str | Sequence[str] = ROI_NAMES,  # names or patterns (* and ?), in order of preference, one by one or separated by commas
 ) -> list[str]:
-    "The names that the first matching pattern matches; none where no pattern does."
-    for pattern in roi.split(","):
-        found = [n for n in names if fnmatch.fnmatchcase(n.strip().lower(), pattern.strip().lower())]
-        if found:
-            return found
+    """The names that the first matching entry matches, whatever the case; none where no entry does.
+
+    An entry that is a name as it stands, commas, stars and brackets included, means that name; else its parts between commas are patterns.
+    """
+    offered = {n: n.strip().lower() for n in names}
+    for entry in [roi] if isinstance(roi, str) else roi:
+        for k, pattern in enumerate((entry, *entry.split(","))):
+            wanted = pattern.strip().lower()
+            found = [n for n in names if offered[n] == wanted]
+            if k and not found:
+                found = [n for n in names if fnmatch.fnmatchcase(offered[n], wanted)]
+            if found:
+                return found
     return []
 
 # %% ../nbs/27_importing.ipynb #121f083e
@@ -481,7 +490,7 @@ def _image_of(outline: Series, images: Sequence[Series]) -> tuple[Series | None,
     return None, "the image it was drawn on is not there, by series or by frame of reference"
 
 # %% ../nbs/27_importing.ipynb #6fb25717
-def _draw(outline: Outline, image: Volume, roi: str, merge: bool) -> tuple[Volume, str]:
+def _draw(outline: Outline, image: Volume, roi: str | Sequence[str], merge: bool) -> tuple[Volume, str]:
     "The outline's tumour on the image's grid, and its name; MaskError where no name, or more than one, matches."
     rois = list_rois(outline.file)
     names = rois.name[rois.planes > 0].tolist() if outline.series.modality == "RTSTRUCT" else rois.name.tolist()
@@ -494,7 +503,7 @@ def _draw(outline: Outline, image: Volume, roi: str, merge: bool) -> tuple[Volum
     return read(outline.file, image, pattern, merge), " + ".join(found)
 
 
-def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str, merge: bool, tell: Callable[[Series, bool, str], None]) -> Case:
+def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str | Sequence[str], merge: bool, tell: Callable[[Series, bool, str], None]) -> Case:
     """The image with its tumour; `tell` hears of every outline whether it was taken.
 
     Structure sets come before segmentations, which are often made from them. ImageError or MaskError says why there is none.
@@ -617,7 +626,7 @@ class _Patient:
         return True
 
 
-def _import_patient(folder: Path, name: str, series: list[Series], roi: str, merge: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _import_patient(folder: Path, name: str, series: list[Series], roi: str | Sequence[str], merge: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     "Take what can be taken of one patient; the rows of the import's table, and what the cohort's table says of the patient."
     patient = _Patient(name, series, Import(folder))
     images = [s for s in series if s.modality in ("CT", "PT") and not s.localizer]
@@ -688,7 +697,7 @@ def _facts(taken: Sequence[Series]) -> dict[str, Any]:
 def import_dicom(
     src: str | Path | Sequence[Path],  # a folder, searched through all its subfolders, or files
     out: str | Path,  # the cohort, a folder that is not there yet
-    roi: str = ROI_NAMES,  # names or patterns of the tumour's outline, in order of preference, separated by commas
+    roi: str | Sequence[str] = ROI_NAMES,  # names or patterns of the tumour's contour, in order of preference, see `match_roi`
     merge: bool = False,  # where several structures of an outline match, take them together
     keep_ids: bool = False,  # keep the patients' own ids and dates
     key: str | Path | None = None,  # where the key of pseudonyms goes; OUT_key.csv unless given
@@ -699,7 +708,7 @@ def import_dicom(
     lesions: str | Path | None = None,  # CSV in the columns of lesions.csv, patient_id as in the DICOM files
     endpoint: str = "none",  # response, durable_benefit or two_year_survival, where the tables hold outcomes
     meta: Mapping[str, Any] | None = None,  # more for cohort.yaml, e.g. licence and citation
-    jobs: int = 1,  # processes; the cohort does not depend on it
+    jobs: int | None = None,  # processes; None: one per core; the cohort does not depend on it
 ) -> pd.DataFrame:
     """Make a DICOM tree a cohort, and return the table of what was taken and left out (also in `OUT_import.csv`).
 
@@ -743,15 +752,15 @@ def _with_clinical(found: pd.DataFrame, known: pd.DataFrame | None, centre: str,
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # ids that can name a folder on every system
 
 
-def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str, merge: bool, jobs: int) -> pd.DataFrame:
+def _import_patients(job: Import, patients: Mapping[str, list[Series]], roi: str | Sequence[str], merge: bool, jobs: int | None) -> pd.DataFrame:
     usable = {p: s for p, s in patients.items() if _FOLDER.fullmatch(p)}
     for p in sorted(set(patients) - set(usable)):
         why = f"the id {p!r} cannot name a folder (letters, digits, '.', '_' and '-' can); import without keeping ids"
         job.note("", "patient", False, why)
     tasks = [delayed(_import_patient)(job.folder, p, s, roi, merge) for p, s in sorted(usable.items())]
-    work = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    work = Parallel(n_jobs=worker_count(jobs, len(tasks)), return_as="generator")(tasks)
     facts = []
-    for rows, fact in tqdm(work, total=len(usable), desc="import dicom", unit="patient", disable=None):
+    for rows, fact in show_progress(work, "import dicom", len(usable), shown=None):
         job.rows += rows
         facts.append(fact)
     return pd.DataFrame(facts, columns=["patient_id", "has_ct", "has_pet", "age", "sex", "scan_date"])
@@ -834,10 +843,10 @@ def fetch_collection(
     out: str | Path,  # the cohort, a folder that is not there yet
     patients: int | None = None,  # only the first so many
     annotations: Sequence[str] = (),  # outlines published later, see `list_collection`
-    roi: str = ROI_NAMES,  # see `import_dicom`
+    roi: str | Sequence[str] = ROI_NAMES,  # see `match_roi`
     yes: bool = False,  # download without asking
     download: str | Path | None = None,  # where the DICOM files go; OUT_dicom beside the cohort unless given
-    jobs: int = 1,  # processes for the import
+    jobs: int | None = None,  # processes for the import; None: one per core
 ) -> pd.DataFrame:
     """Download a public collection and import it; returns the table of what was taken and left out.
 
@@ -909,7 +918,7 @@ def _download(missing: pd.DataFrame, folder: Path, size: float) -> None:
         raise OptionError(f"{folder}: {size:.0f} MB to download and only {free:.0f} MB free; choose fewer patients or another place")
     _check_online()
     fetch = _fetcher()
-    for row in tqdm(list(missing.itertuples()), desc="download", unit="series", disable=None):
+    for row in show_progress(list(missing.itertuples()), "download", unit="series", shown=None):
         target = _series_folder(folder, row)
         shutil.rmtree(target, ignore_errors=True)  # an incomplete one
         with atomic_folder(target) as part:

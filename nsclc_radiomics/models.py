@@ -19,7 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import SVC
 
 from .core import DataError, OptionError
@@ -27,7 +27,7 @@ from .selection import CorrelationFilter, LassoSelector, LeakGuard, RobustnessFi
 
 # %% auto #0
 __all__ = ['OFTEN', 'MODELS', 'COMPARATORS', 'REDUCTIONS', 'VOLUME_FEATURE', 'NETWORK_SCORE', 'CLINICAL_NUMBERS',
-           'CLINICAL_WORDS', 'STAGES', 'often_unknown', 'WordEncoder', 'make_model', 'complete_rows',
+           'CLINICAL_WORDS', 'STAGES', 'often_unknown', 'WordEncoder', 'PatientRanks', 'make_model', 'complete_rows',
            'selected_features', 'tuned_parameters', 'clinical_table', 'hybrid_table']
 
 # %% ../nbs/60_models.ipynb #4e48d4d9
@@ -72,6 +72,18 @@ class WordEncoder(TransformerMixin, BaseEstimator):
     def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         "`column_word` for each column made."
         return np.array([f"{name}_{word}" for name, words in self.words_.items() for word in words[len(words) == 2 :]], dtype=object)
+
+# %% ../nbs/60_models.ipynb #e1b039c8
+class PatientRanks(QuantileTransformer):
+    "A `QuantileTransformer` whose quantiles are no more than the patients it is fitted on, as in a small fold, without a warning at each fit."
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> PatientRanks:
+        "Learn the quantiles of each column of X, shape (patients, features)."
+        asked, self.n_quantiles = self.n_quantiles, min(self.n_quantiles, len(X))
+        try:
+            return super().fit(X, y)
+        finally:
+            self.n_quantiles = asked
 
 # %% ../nbs/60_models.ipynb #e8567782
 MODELS = {

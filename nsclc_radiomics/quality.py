@@ -19,10 +19,17 @@ from joblib import Parallel, delayed
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours
-from tqdm import tqdm
 
 from .cohort import Cohort, load_cohort
-from .core import NsclcError, Volume, atomic_path, content_hash, grid_difference
+from nsclc_radiomics.core import (
+    NsclcError,
+    Volume,
+    atomic_path,
+    content_hash,
+    grid_difference,
+    show_progress,
+    worker_count,
+)
 from .image import turned_to_lps
 from .mask import read_mask
 from .style import COLOURS
@@ -385,7 +392,7 @@ def check_cohort(
     cohort_path: str | Path,  # a cohort's folder
     out: str | Path | None = None,  # folder of the report; COHORT_quality beside the cohort unless given
     limits: Limits = Limits(),
-    jobs: int = 1,  # processes; the report does not depend on it
+    jobs: int | None = None,  # processes; None: one per core; the report does not depend on it
 ) -> pd.DataFrame:
     """Check every image of a cohort, write the report, and return the findings: patient_id, item, level, check, finding, worst first.
 
@@ -395,8 +402,8 @@ def check_cohort(
     cohort = load_cohort(cohort_path)
     out = Path(out) if out is not None else cohort.path.with_name(cohort.path.name + "_quality")
     todo = [(p, m) for p in cohort.ids for m in ("ct", "pet") if cohort.has(p, m)]
-    work = Parallel(n_jobs=jobs, return_as="generator")(delayed(check_image)(cohort, p, m, limits) for p, m in todo)
-    checked = list(tqdm(work, total=len(todo), desc="check", disable=None))
+    work = Parallel(n_jobs=worker_count(jobs, len(todo)), return_as="generator")(delayed(check_image)(cohort, p, m, limits) for p, m in todo)
+    checked = list(show_progress(work, "check", len(todo), "images", shown=None))
     found = [f for c in checked for f in c.findings] + find_duplicates(checked) + find_missing(cohort)
     images = {m: sum(1 for _, n in todo if n == m) for m in ("ct", "pet")}
     findings = _gathered(found, {**images, "clinical": len(cohort.patients)})

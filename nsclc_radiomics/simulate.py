@@ -14,10 +14,19 @@ from typing import Any
 
 import joblib
 import pandas as pd
-from tqdm.auto import tqdm
 
 from .cohort import load_cohort, save_cohort
-from .core import OptionError, Volume, atomic_folder, atomic_path, make_rng, require_empty, write_volume
+from nsclc_radiomics.core import (
+    OptionError,
+    Volume,
+    atomic_folder,
+    atomic_path,
+    make_rng,
+    require_empty,
+    show_progress,
+    worker_count,
+    write_volume,
+)
 from .dicomout import write_dicom
 from .phantom import CENTRES, EXTERNAL, Scanner, draw_scene, scan_ct, scan_pet
 from .trial import BALANCES, SIGNS, WORLDS, _markers, draw_patients, follow, respond_in, tumour_of
@@ -96,11 +105,10 @@ def _meta(world: str, balance: str, seed: int, patients: int, external: int) -> 
 
 # %% ../nbs/15_simulate.ipynb #f54781ed
 def _check_options(patients: int, external: int, world: str, seed: int, balance: str, jobs: int | None, dicom: int) -> None:
-    for name, value, low in (("patients", patients, 1), ("external", external, 0), ("seed", seed, 0), ("dicom", dicom, 0), ("jobs", jobs, 1)):
-        if name == "jobs" and value is None:
-            continue
+    for name, value, low in (("patients", patients, 1), ("external", external, 0), ("seed", seed, 0), ("dicom", dicom, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise OptionError(f"{name} must be a whole number of {low} or more, got {value!r}")
+    worker_count(jobs)
     if max(patients, external) > 9999:
         raise OptionError(f"patients and external may be 9999 at most, got {patients} and {external}")
     if dicom > patients + external:
@@ -148,10 +156,10 @@ def _save_tables(folder: Path, table: pd.DataFrame, world: str, balance: str, se
 
 def _draw_all(folder: Path, table: pd.DataFrame, seed: int, dicom: Mapping[str, datetime.date], jobs: int | None, progress: bool) -> None:
     rows = table.to_dict("records")
-    jobs = min(jobs or joblib.cpu_count(), max(1, len(rows) // 8))
+    jobs = worker_count(jobs, len(rows) // 8)
     work = (joblib.delayed(_write_images)(folder, row, seed, dicom.get(row["patient_id"])) for row in rows)
     done = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", pre_dispatch="4*n_jobs")(work)
-    for _ in tqdm(done, total=len(rows), desc="drawing patients", disable=not progress):
+    for _ in show_progress(done, "drawing patients", len(rows), shown=progress):
         pass
 
 # %% ../nbs/15_simulate.ipynb #f58e2757

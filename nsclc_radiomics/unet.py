@@ -20,7 +20,6 @@ import pandas as pd
 import SimpleITK as sitk
 import yaml
 from scipy import ndimage
-from tqdm import tqdm
 
 from .cohort import Cohort
 from nsclc_radiomics.core import (
@@ -36,6 +35,8 @@ from nsclc_radiomics.core import (
     make_rng,
     read_json,
     read_volume,
+    show_progress,
+    worker_count,
     write_json,
     write_volume,
 )
@@ -294,7 +295,7 @@ def train_network(
         network, loss_of = build_network(settings).to(where).train(), DiceCELoss(sigmoid=True)
         descent = _Descent(network, settings.rate, steps)
         order = _endless(len(cases), rng)
-        for _ in tqdm(range(steps), desc=name, disable=not name):
+        for _ in show_progress(range(steps), name, unit="steps", shown=bool(name)):
             x, y = (
                 torch.from_numpy(np.stack(a)).to(where)
                 for a in zip(*(draw_patch(cases[next(order)], settings, rng) for _ in range(settings.batch)))
@@ -725,7 +726,7 @@ def train_segmenter(
     with atomic_folder(out) as folder:
         (folder / "masks").mkdir()
         work = [joblib.delayed(_train_fold)(cohort, cases, split, k, settings, folder / "masks", device, progress) for k in range(folds)]
-        done = joblib.Parallel(n_jobs=min(jobs or joblib.cpu_count(), folds))(work)
+        done = joblib.Parallel(n_jobs=worker_count(jobs, folds))(work)
         model = Segmenter(
             tuple(network for network, _, _ in done),
             settings,
@@ -802,7 +803,7 @@ def segment_cohort(
     where: Any = "auto",  # as in `segment`; `mask` clicks at the expert mask's centre; or {patient_id: (x, y, z) in mm}
     patients: Sequence[str] | None = None,  # default: all with a CT
     device: str = "auto",
-    jobs: int = 1,  # patients outlined side by side
+    jobs: int | None = None,  # processes; None: one per core; patients outlined side by side
     progress: bool = True,
 ) -> pd.DataFrame:
     """Outline every patient: `out/<patient_id>.nii.gz`, and `out/segmentation.csv` with a row a patient, which is returned.
@@ -822,8 +823,8 @@ def segment_cohort(
     with atomic_folder(out) as folder:
         points = [where.get(p) if isinstance(where, Mapping) else where for p in chosen]
         work = (joblib.delayed(_outline)(cohort, p, model, point, device, folder) for p, point in zip(chosen, points))
-        done = joblib.Parallel(n_jobs=jobs, return_as="generator")(work)
-        rows = {p: {"seen_in_training": p in seen, **row} for p, row in zip(tqdm(chosen, desc="segment", disable=not progress), done)}
+        done = joblib.Parallel(n_jobs=worker_count(jobs, len(chosen)), return_as="generator")(work)
+        rows = {p: {"seen_in_training": p in seen, **row} for p, row in zip(show_progress(chosen, "segment", shown=progress), done)}
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient_id")
         table.insert(0, "status", table.pop("status"))
         table.to_csv(folder / "segmentation.csv", lineterminator="\n")

@@ -14,10 +14,18 @@ import joblib
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from tqdm.auto import tqdm
 
 from .cohort import Cohort
-from .core import DataError, GeometryError, MaskError, NsclcError, OptionError, Volume
+from nsclc_radiomics.core import (
+    DataError,
+    GeometryError,
+    MaskError,
+    NsclcError,
+    OptionError,
+    Volume,
+    show_progress,
+    worker_count,
+)
 from .core import atomic_path, content_hash, grid_difference
 from .mask import read_mask
 
@@ -142,8 +150,8 @@ def crop_cohort(
     if file is not None and file.is_file():
         return _read_crops(file)
     tasks = (joblib.delayed(_crop_patient)(cohort, patient_id, settings) for patient_id in ids)
-    results = joblib.Parallel(n_jobs=jobs or joblib.cpu_count(), return_as="generator")(tasks)
-    found = dict(zip(ids, tqdm(results, total=len(ids), desc="crops", disable=not progress)))
+    results = joblib.Parallel(n_jobs=worker_count(jobs, len(ids)), return_as="generator")(tasks)
+    found = dict(zip(ids, show_progress(results, "crops", len(ids), shown=progress)))
     crops = {i: value for i, value in found.items() if not isinstance(value, str)}
     failures = pd.DataFrame([(i, value) for i, value in found.items() if isinstance(value, str)], columns=["patient_id", "reason"])
     if not crops:

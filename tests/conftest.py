@@ -86,3 +86,21 @@ def refused(monkeypatch, capsys):
         return error
 
     return run
+
+
+def all_commands() -> dict:
+    "Every command's parser by its name, `import dicom` among them."
+    from nsclc_radiomics.cli import build_parser
+
+    found = {}
+
+    def walk(parser, name):
+        inner = [action for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)]
+        for action in inner:
+            for word, below in action.choices.items():
+                walk(below, f"{name} {word}".strip())
+        if not inner:
+            found[name] = parser
+
+    walk(build_parser(), "")
+    return found

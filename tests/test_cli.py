@@ -1,17 +1,25 @@
 """The command line as a user meets it: what it makes, and one clear error for each kind of bad input."""
 
+import inspect
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, all_commands
 
+import nsclc_radiomics.docs as docs
+import nsclc_radiomics.importing as importing
+import nsclc_radiomics.paper as paper
+import nsclc_radiomics.unet as unet
 from nsclc_radiomics import __version__
+from nsclc_radiomics.cli import main
 from nsclc_radiomics.cohort import load_cohort, sample_baseline
-from nsclc_radiomics.core import Volume, read_volume, write_volume
+from nsclc_radiomics.core import Run, Volume, read_volume, worker_count, write_json, write_volume
+from nsclc_radiomics.simulate import simulate_cohort
 
 
 def edit(path, old, new):
@@ -129,3 +137,133 @@ def test_a_saved_cohort_is_read_as_it_was_written(cohort, tmp_path):
     after = load_cohort(tmp_path / "copy")
     pd.testing.assert_frame_equal(before.patients, after.patients)
     assert before.meta == after.meta and before.ids == ["P1", "P2", "P3"]
+
+
+def test_help_answers_at_once(command):
+    "Without the libraries that the commands need; the best of three, since the machine does other things too."
+    line = "import sys; from nsclc_radiomics.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, cwd=ROOT)
+        seconds.append(time.perf_counter() - began)
+    loaded = done.stderr
+    assert done.returncode == 0 and min(seconds) < 2  # 0.15 s on a machine with nothing else to do
+    assert not [name for name in ("SimpleITK", "pandas", "scipy", "sklearn", "torch", "tqdm", "joblib") if f"'{name}'" in loaded]
+
+
+def nifti_table(tmp_path, cohort):
+    rows = [f"{p},{cohort}/images/{p}/ct.nii.gz,{cohort}/images/{p}/ct_mask.nii.gz" for p in ("P1", "P2")]
+    (tmp_path / "table.csv").write_text("\n".join(["patient_id,ct,ct_mask", *rows]) + "\n", encoding="utf-8")
+    return [tmp_path / "table.csv", tmp_path / "out"]
+
+
+def simulated_lesions(tmp_path, cohort):
+    return [simulate_cohort(tmp_path / "c", 2, 0, jobs=1, progress=False), "-o", tmp_path / "out" / "response.csv"]
+
+
+def two_runs(tmp_path, cohort):
+    for name in ("a", "b"):
+        write_json(tmp_path / name / "provenance.json", {"machine": {"processor": "one"}})
+        Run(tmp_path / name).record({"n": {"value": 1.0, "evidence": "simulated"}})
+    return [tmp_path / "a", tmp_path / "b"]
+
+
+# Each command with what it has to be given and nothing more. README means: a line there is it, and test_readme runs it.
+BY_DEFAULT = {
+    "sample": lambda tmp_path, cohort: [tmp_path / "out"],
+    "check": lambda tmp_path, cohort: [cohort],
+    "extract": lambda tmp_path, cohort: [cohort, "-o", tmp_path / "out" / "f.parquet"],
+    "segment": lambda tmp_path, cohort: [cohort, "--model", "seeded"],
+    "import nifti": nifti_table,
+    "response": simulated_lesions,
+    "verify": two_runs,
+    "simulate": "README",
+    "import dicom": "README",
+    "train": "README",
+    "predict": "README",
+}
+# What takes minutes or a network: the library's function hears of the defaults, and its signature and the check of jobs accept them.
+HEARD = {
+    "import owkin": (importing, "import_owkin", ["src", "out"]),
+    "fetch": (importing, "list_collection", ["NSCLC-Radiomics"]),
+    "train-segmenter": (unet, "train_segmenter", ["COHORT", "-o", "out"]),
+    "paper": (paper, "run_paper", []),
+    "publish": (paper, "publish", []),
+    "docs": (docs, "build_site", []),
+}
+
+
+class Heard(Exception):
+    pass
+
+
+def test_every_command_has_a_test_of_its_defaults():
+    assert sorted([*BY_DEFAULT, *HEARD]) == sorted(all_commands())
+
+
+@pytest.mark.parametrize("name", BY_DEFAULT)
+def test_a_command_works_by_its_defaults(name, cohort, tmp_path, capsys, monkeypatch):
+    if BY_DEFAULT[name] == "README":
+        assert f"\nnsclc-radiomics {name} " in (ROOT / "README.md").read_text(encoding="utf-8")
+        return
+    monkeypatch.chdir(tmp_path)
+    assert main([*name.split(), *map(str, BY_DEFAULT[name](tmp_path, cohort))]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_the_library_takes_the_defaults_of_a_command(name, cohort, tmp_path, monkeypatch):
+    module, function, arguments = HEARD[name]
+    signature = inspect.signature(getattr(module, function))
+
+    def hear(*given, **named):
+        bound = signature.bind(*given, **named).arguments
+        if "jobs" in signature.parameters:
+            assert bound.get("jobs") is None
+        worker_count(bound.get("jobs"))
+        raise Heard
+
+    monkeypatch.setattr(module, function, hear)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Heard):
+        main([*name.split(), *(str(cohort) if a == "COHORT" else a for a in arguments)])
+
+
+@pytest.mark.parametrize("name", [name for name, parser in all_commands().items() if "--jobs" in parser._option_string_actions])
+def test_no_command_takes_less_than_one_process(name, refused):
+    needed = [a for a in all_commands()[name]._actions if a.required]
+    line = [word for a in needed for word in (*a.option_strings[:1], "x")]
+    for wrong in ("0", "-1", "two"):
+        said = refused(*name.split(), *line, "--jobs", wrong, says=("--jobs", f"1 or more, got {wrong}"))
+        assert said.count("\n") == 1
+
+
+def test_folds_and_other_numbers_that_cannot_be(refused):
+    for line in (["train", "c", "-o", "r", "--folds", "1"], ["train-segmenter", "c", "-o", "r", "--folds", "1"], ["paper", "--seed", "-1"], ["paper", "--at-once", "0"]):
+        assert refused(*line, says=(line[-2], f"got {line[-1]}")).count("\n") == 1
+
+
+def test_docs_outside_a_clone_is_a_sentence(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "clone of the repository" in refused("docs", says=("nbs/paper",))
+
+
+def test_a_contour_whose_name_has_a_comma_is_given_by_an_option_of_its_own():
+    from nsclc_radiomics.cli import build_parser
+
+    args = build_parser().parse_args(["import", "dicom", "src", "out", "--roi", "GTV, primary", "--roi", "GTV*,Tumour"])
+    assert importing.match_roi(["Tumour", "GTV, primary", "GTV"], args.roi) == ["GTV, primary"]
+    assert importing.match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and importing.match_roi(["Tumour"], args.roi) == ["Tumour"]
+
+
+def test_the_same_is_said_once(cohort, capsys, monkeypatch):
+    import warnings
+
+    def fetched(*given, **named):
+        for _ in range(3):
+            warnings.warn("two patients look alike")
+        return pd.DataFrame({"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"})
+
+    monkeypatch.setattr(importing, "import_owkin", fetched)
+    assert main(["import", "owkin", "src", str(cohort)]) == 0
+    assert capsys.readouterr().err.splitlines() == ["nsclc-radiomics: warning: two patients look alike", "left out: A: no outline refers to this image"]
