@@ -27,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]),
-    package_data={"nsclc_radiomics": ["settings/*.yaml", "definitions/*"]},
+    package_data={"nsclc_radiomics": ["settings/*.yaml", "definitions/*", "templates/*.j2"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
