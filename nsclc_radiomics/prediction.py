@@ -186,7 +186,7 @@ class Known:
             out.append(f"{int(beyond.sum())} of {len(values)} features lie outside the training range")
         if beyond[VOLUME_FEATURE]:
             low, high = self.low[VOLUME_FEATURE] / 1000, self.high[VOLUME_FEATURE] / 1000
-            out.append(f"volume {values[VOLUME_FEATURE] / 1000:.3g} ml, training {low:.3g} to {high:.3g} ml")
+            out.append(f"volume of the surface mesh {values[VOLUME_FEATURE] / 1000:.3g} mL, training {low:.3g} to {high:.3g} mL")
         return out
 
     def _scan(self, image: dict[str, Any]) -> list[str]:

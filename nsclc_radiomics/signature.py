@@ -62,10 +62,10 @@ def clinical_facts(
 # %% ../nbs/88_signature.ipynb #65a437c8
 CANDIDATES = {
     "volume": "volume of the tumour alone",
-    "clinical": "clinical facts alone",
+    "clinical": "clinical variables alone",
     "radiomic": "all radiomic features, ranked, ridge-penalised logistic regression",
     "forest": "all radiomic features, random forest",
-    "combined": "mean of the ridge regression and the clinical facts",
+    "combined": "mean of the ridge regression on radiomic features and the clinical model",
 }
 
 
