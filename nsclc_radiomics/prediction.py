@@ -421,10 +421,24 @@ def _page(signature: Signature, cohort: Cohort, patient: str, p: pd.Series, tabl
     mask = read_mask(cohort.mask_path(patient), image)
     answer, group = answer_words(signature.facts, p)
     size = axial_size(mask)
-    page |= {"answer": answer, "group": group, "scale": _scale(p), "warning": p.warning, "trained_on": bool(p.trained_on)}
-    page |= {"imputed": imputed_values(signature, row), "panels": tumour_panels(image, mask, size)}
+    page |= {"answer": answer, "group": group, "scale": _scale(p), "warning": _unlike(p.warning), "trained_on": bool(p.trained_on)}
+    page |= {"imputed": _by_way(imputed_values(signature, row)), "panels": tumour_panels(image, mask, size)}
     page["facts"] = _tumour_facts(measure(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, ""))
     return page | _mattered(signature, row) | {"models": _models(p, signature.facts["model"]), "attention": _attention(signature, image, mask)}
+
+
+def _unlike(warning: str) -> str:
+    "The warning without what is not known, which the page says at more length."
+    return "; ".join(reason for reason in warning.split("; ") if not reason.startswith("not known: "))
+
+
+def _by_way(imputed: dict[str, str]) -> list[tuple[str, str]]:
+    "How variables were imputed, and which, each with its value."
+    ways: dict[str, list[str]] = {}
+    for column, how in imputed.items():
+        way, _, value = how.partition(" (")
+        ways.setdefault(way[0].upper() + way[1:], []).append(f"{column} ({value}" if value else column)
+    return [(way, ", ".join(columns)) for way, columns in ways.items()]
 
 
 def _tumour_facts(m: dict[str, Any], size: AxialSize, contour: str) -> list[tuple[str, str]]:

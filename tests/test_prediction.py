@@ -175,7 +175,7 @@ def test_only_what_the_model_uses_is_listed(volume, clinical, patients, tmp_path
         assert groups.index.tolist() == (["size and shape"] if run == volume else ["clinical variables"])
     found = predict_case(load_signature(volume), out=tmp_path / "p.csv", **case)
     assert "not known" not in found.warning.iloc[0] and found.imputed.iloc[0] == ""
-    assert "Not known" not in (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "not known of this patient" not in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
 def test_a_clinical_model_without_clinical_variables_refuses(clinical, patients, tmp_path, capsys):
@@ -211,7 +211,9 @@ def test_what_is_imputed_is_said(clinical, patients, tmp_path, capsys):
     median = signature.training["pdl1_tps"].median()
     assert f"pdl1_tps: not known, imputed by the training patients' median ({median:g})" in row.imputed
     assert "imputed" in capsys.readouterr().out
-    assert "Not known of this patient" in (tmp_path / "p.html").read_text(encoding="utf-8")
+    text = text_of((tmp_path / "p.html").read_text(encoding="utf-8")).replace("&#39;", "'")
+    assert "Variables of the model that are not known of this patient" in text
+    assert f"Not known, imputed by the training patients' median: pdl1_tps ({median:g})" in text
 
 
 def test_another_models_number_is_not_given_where_it_knows_nothing(combined, clinical, patients, tmp_path):
