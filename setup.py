@@ -4,7 +4,9 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+DATA = ("settings", "definitions", "templates")  # folders of the package that hold no module
 
 parser = ConfigParser(delimiters=["="])
 parser.read("settings.ini", encoding="utf-8")
@@ -48,8 +50,8 @@ setup(
         *(f"Programming Language :: Python :: {version}" for version in pythons),
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
-    packages=["nsclc_radiomics", "nsclc_radiomics.settings", "nsclc_radiomics.definitions"],  # the last two: data only
-    package_data={"nsclc_radiomics.settings": ["*.yaml"], "nsclc_radiomics.definitions": ["*.yaml", "*.csv"]},
+    packages=[*find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]), *(f"nsclc_radiomics.{name}" for name in DATA)],
+    package_data={f"nsclc_radiomics.{name}": ["*"] for name in DATA},
     include_package_data=False,
     python_requires=f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=cfg["requirements"].split(),

@@ -355,15 +355,18 @@ def _train(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> int:
     from nsclc_radiomics.importing import ROI_NAMES
     from nsclc_radiomics.prediction import predict_case
-    from nsclc_radiomics.signature import load_signature
+    from nsclc_radiomics.signature import answer_words, load_signature
 
+    signature = load_signature(args.run_folder.resolve())
     options = {name: getattr(args, name) for name in ("mask", "point", "clinical", "report", "jobs")}
-    found = predict_case(load_signature(args.run_folder.resolve()), args.case, args.out, roi=args.roi or ROI_NAMES, progress=True, **options)
+    found = predict_case(signature, args.case, args.out, roi=args.roi or ROI_NAMES, progress=True, **options)
     for patient, row in found[found["error"] != ""].iterrows():
         print(f"nsclc-radiomics: error: patient {patient}: {row.error}", file=sys.stderr)
     known = found[found["error"] == ""]
     for patient, row in known.iterrows() if len(known) <= 20 else ():
-        print(f"{patient}: {row.probability:.2f} ({row.low:.2f} to {row.high:.2f}), {row.group}" + (f"; WARNING: {row.warning}" if row.warning else ""))
+        answer, group = answer_words(signature.facts, row)
+        more = [f"{what}: {row[c]}" for what, c in (("WARNING", "warning"), ("imputed", "imputed")) if row[c]]
+        print("; ".join([f"{patient}: {answer}. {group}", *more]))
     unlike = int((known["warning"] != "").sum())
     print(f"{args.out}: {len(known)} of {len(found)} patients predicted, {unlike} with a warning; research use only")
     return 2 if len(known) < len(found) else 0

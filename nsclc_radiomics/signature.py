@@ -25,25 +25,26 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 
 from .cnn import CNN3DClassifier
 from .cohort import ENDPOINTS, Cohort, patient_folds
 from .core import DataError, MissingDependencyError, ModelError, NsclcError, OptionError, Run
-from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, worker_count, write_json
+from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, write_json
 from .evaluation import auc_interval, out_of_fold, youden_threshold
 from .features import SETTINGS, extract_cohort
 from .mask import read_mask
-from .models import STAGES, VOLUME_FEATURE, PatientRanks, WordEncoder, clinical_table, complete_rows
+from .models import STAGES, VOLUME_FEATURE, WordEncoder, clinical_table, complete_rows, often_unknown
 from .outcomes import cohort_outcomes
 from .quality import measure
 from .volumes import CropSettings, crop_cohort
 
 # %% auto #0
-__all__ = ['CANDIDATES', 'FORMAT', 'TRUSTED', 'clinical_facts', 'candidate_models', 'Chosen', 'choose_model', 'platt_scale',
-           'rescaled', 'nested_probabilities', 'bootstrap_refits', 'refit_probabilities', 'with_spread', 'store_model',
-           'read_model', 'training_table', 'image_facts', 'train_signature', 'settings_file', 'Signature',
-           'load_signature']
+__all__ = ['CANDIDATES', 'OUTCOME_WORDS', 'NO_GROUP', 'FORMAT', 'TRUSTED', 'clinical_facts', 'candidate_models', 'Chosen',
+           'choose_model', 'platt_scale', 'rescaled', 'nested_probabilities', 'bootstrap_refits', 'refit_probabilities',
+           'with_spread', 'OutcomeWords', 'percent', 'predicted_words', 'answer_words', 'store_model', 'read_model',
+           'training_table', 'image_facts', 'train_signature', 'settings_file', 'Signature', 'load_signature',
+           'used_columns', 'imputed_values']
 
 # %% ../nbs/88_signature.ipynb #7f241f1e
 def clinical_facts(
@@ -61,10 +62,10 @@ def clinical_facts(
 # %% ../nbs/88_signature.ipynb #65a437c8
 CANDIDATES = {
     "volume": "volume of the tumour alone",
-    "clinical": "clinical facts alone",
+    "clinical": "clinical variables alone",
     "radiomic": "all radiomic features, ranked, ridge-penalised logistic regression",
     "forest": "all radiomic features, random forest",
-    "combined": "mean of the ridge regression and the clinical facts",
+    "combined": "mean of the ridge regression on radiomic features and the clinical model",
 }
 
 
@@ -77,7 +78,7 @@ def candidate_models(
     words = [c for c in clinical if not pd.api.types.is_numeric_dtype(X[c])]
     numbers = [c for c in clinical if c not in words]
     radiomic = [c for c in X if c not in clinical]
-    ranks = PatientRanks(n_quantiles=max(2, min(50, len(X) // 2)), output_distribution="normal", random_state=seed)
+    ranks = QuantileTransformer(n_quantiles=max(2, min(50, len(X) // 2)), output_distribution="normal", random_state=seed)
     found = {
         "volume": _pick([("volume", StandardScaler(), [VOLUME_FEATURE])], LogisticRegression()),
         "radiomic": _pick([("radiomic", ranks, radiomic)], LogisticRegression(C=1e-3, max_iter=5000)),
@@ -201,9 +202,68 @@ def with_spread(
     half = 1.96 * _log_odds(refits).std(0, ddof=1)
     return expit(_log_odds(probability) - half), expit(_log_odds(probability) + half)
 
+# %% ../nbs/88_signature.ipynb #306e03da
+@dataclass(frozen=True)
+class OutcomeWords:
+    "How an endpoint and the two predicted groups are called."
+
+    outcome: str  # what the probability is of
+    likely: str  # the group at or above the threshold
+    unlikely: str  # the group below it
+
+
+OUTCOME_WORDS = {
+    "response": OutcomeWords("response to treatment (CR or PR)", "likely responder", "unlikely responder"),
+    "durable_benefit": OutcomeWords(
+        "durable benefit (no progression or death in the first six months)", "likely durable benefit", "unlikely durable benefit"
+    ),
+    "two_year_survival": OutcomeWords("being alive at two years", "likely alive at two years", "likely not alive at two years"),
+}
+NO_GROUP = "none"  # in the table of predictions; the reason stands beside it
+
+
+def percent(
+    share: float,  # 0 to 1
+) -> str:
+    "A share as whole per cent: `70 %`, and `<1 %` or `>99 %` near the ends."
+    return "<1 %" if 0 < share < 0.005 else ">99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def predicted_words(
+    facts: Mapping[str, Any],  # `Signature.facts`
+    probability: float,
+    low: float,  # of its 95 % interval
+    high: float,
+) -> tuple[str, str]:
+    "The group of a patient by the endpoint's words and an empty reason, or `none` and the reason why there is no group."
+    words, cut = OUTCOME_WORDS[facts["endpoint"]], facts["cut"]
+    auc, least, most = facts["auc"]["nested"]
+    reasons = []
+    if not (np.isfinite(low) and np.isfinite(high)):
+        reasons.append("the interval of the probability is not known")
+    elif low <= cut <= high:
+        reasons.append(f"the interval includes the threshold ({percent(cut)})")
+    if not least > 0.5:
+        where = "lies below 0.5" if most < 0.5 else "includes 0.5" if least <= 0.5 else "is not known"
+        reasons.append(f"the model may be no better than chance (nested AUC {auc:.2f}, whose 95 % interval {least:.2f} to {most:.2f} {where})")
+    if reasons:
+        return NO_GROUP, "; ".join(reasons)
+    return (words.likely if probability >= cut else words.unlikely), ""
+
+
+def answer_words(
+    facts: Mapping[str, Any],  # `Signature.facts`
+    prediction: pd.Series,  # one patient's row: probability, low, high, group, no_group
+) -> tuple[str, str]:
+    "The two lines that a reader sees first: what the probability is of, with its interval, and the group or why there is none."
+    p = prediction
+    number = f"{percent(p.probability)} ({percent(p.low)} to {percent(p.high)})"
+    group = f"No group: {p.no_group}" if p.group == NO_GROUP else p.group[0].upper() + p.group[1:]
+    return f"Probability of {OUTCOME_WORDS[facts['endpoint']].outcome}: {number}", group
+
 # %% ../nbs/88_signature.ipynb #8de9daec
 FORMAT = "nsclc_radiomics signature 1"
-TRUSTED = ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "nsclc_radiomics.models.WordEncoder", "nsclc_radiomics.models.PatientRanks")  # plain data, beyond what skops itself trusts
+TRUSTED = ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "nsclc_radiomics.models.WordEncoder")  # plain data, beyond what skops itself trusts
 
 
 def _skops() -> Any:
@@ -273,7 +333,7 @@ def train_signature(
     refits: int = 25,  # bootstrap resamples behind the intervals
     n_splits: int = 5,
     seed: int = 1,
-    jobs: int | None = None,  # processes; None: one per core; the result does not depend on it
+    jobs: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what `signature.json` holds.
@@ -282,7 +342,8 @@ def train_signature(
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
-    jobs = worker_count(jobs)
+    if refits < 2:
+        raise OptionError(f"refits must be 2 or more, for an interval; got {refits}")
     require_empty(run.path / "signature")
     outcomes = cohort_outcomes(cohort)
     table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, progress)
@@ -401,6 +462,8 @@ def load_signature(
         facts = read_json(path / "signature.json")
         if facts.get("format") != FORMAT:
             raise ModelError(f"{path / 'signature.json'}: format is {facts.get('format')!r}, expected {FORMAT!r}")
+        if facts["endpoint"] not in OUTCOME_WORDS:
+            raise ModelError(f"{path / 'signature.json'}: endpoint is {facts['endpoint']!r}, expected one of {', '.join(OUTCOME_WORDS)}")
         training, images = pd.read_parquet(path / "training.parquet"), pd.read_csv(path / "images.csv", index_col="patient_id", dtype={"patient_id": str})
         models = {name: read_model(path / "models" / f"{name}.skops") for name in facts["scales"]}
         refits = read_model(path / "refits.skops")
@@ -410,3 +473,47 @@ def load_signature(
         raise ModelError(f"{path}: cannot be read ({error}); train the signature again") from None
     network = CNN3DClassifier.load(path / "network", device="cpu") if "network" in facts else None
     return Signature(path, facts, models, refits, training, images, network)
+
+# %% ../nbs/88_signature.ipynb #391dcf66
+def used_columns(
+    signature: Signature,
+    model: str | None = None,  # one of the stored models; default: the one that gives the answer
+) -> list[str]:
+    "Columns of `Signature.columns` that a model uses: those it takes, without clinical columns that say the same of every patient."
+    found = signature.models[model or signature.facts["model"]]
+    parts = found.estimators_ if isinstance(found, VotingClassifier) else [found]
+    used: set[str] = set()
+    for prepare in (p.named_steps["prepare"] for p in parts):
+        for name, step, columns in prepare.transformers_:
+            if name == "words":
+                used |= {c for c in columns if len(step.words_[c]) > 1}
+            elif name != "remainder":
+                used |= {c for c in columns if signature.training[c].nunique() > 1}
+    return [c for c in signature.columns if c in used]
+
+
+def imputed_values(
+    signature: Signature,
+    row: pd.Series,  # one patient's features and clinical variables
+    model: str | None = None,  # default: the one that gives the answer
+) -> dict[str, str]:
+    "Clinical columns that the model uses and does not know of this patient, and in words what it takes instead."
+    clinical, out = set(signature.facts["clinical"]), {}
+    for c in [c for c in used_columns(signature, model) if c in clinical]:
+        value, seen = row[c], signature.training[c]
+        if pd.api.types.is_numeric_dtype(seen):
+            if pd.isna(value):
+                out[c] = f"not known, imputed by the training patients' median ({seen.median():g})"
+        elif value == "unknown" and often_unknown(seen):
+            out[c] = "not known, which the model takes as a category of its own"
+        elif value not in _words(signature, c, model) or value == "unknown":
+            what = "not known" if pd.isna(value) or value == "unknown" else f"{value!r} is too rare in training"
+            out[c] = f"{what}, imputed by the training patients' mean over its categories"
+    return out
+
+
+def _words(signature: Signature, column: str, model: str | None) -> list[str]:
+    "The words of a clinical column that the model tells apart."
+    found = signature.models[model or signature.facts["model"]]
+    pipeline = found.named_estimators_["clinical"] if isinstance(found, VotingClassifier) else found
+    return pipeline.named_steps["prepare"].named_transformers_["words"].words_[column]

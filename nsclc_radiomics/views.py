@@ -5,8 +5,10 @@
 # %% ../nbs/29_views.ipynb #38b41f25
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,16 +16,21 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
+from skimage.measure import find_contours
 
 from .cohort import Cohort
-from .core import OptionError, Volume, make_rng
+from .core import GeometryError, MaskError, OptionError, Volume, grid_difference, make_rng
 from .image import augment, denoise, resample, scale, turned_to_lps, window
 from .mask import read_mask
 from .style import COLOURS
 
 # %% auto #0
-__all__ = ['WINDOWS', 'largest_slice', 'show_slice', 'plot_contact_sheet', 'mask_sizes', 'plot_mask_sizes', 'tumour_region',
-           'preprocessing_steps', 'augmented_copies', 'plot_steps']
+__all__ = ['WINDOWS', 'largest_slice', 'show_slice', 'plot_contact_sheet', 'mask_sizes', 'plot_mask_sizes', 'AxialSize',
+           'axial_size', 'Panel', 'window_words', 'tumour_panels', 'tumour_region', 'preprocessing_steps',
+           'augmented_copies', 'plot_steps']
 
 # %% ../nbs/29_views.ipynb #a5f87cb2
 WINDOWS = {"lung": (-1000, 400), "soft tissue": (-160, 240), "SUV": (0, 10)}  # HU, HU, SUVbw
@@ -112,6 +119,148 @@ def plot_mask_sizes(
     ax.set(xlabel="volume of the GTV, cm³; line: median", ylabel="")
     ax.spines[["top", "right"]].set_visible(False)
     return fig
+
+# %% ../nbs/29_views.ipynb #209d6071
+@dataclass(frozen=True, eq=False)
+class AxialSize:
+    "Diameters of a mask in the axial slice where it is longest, and where that slice lies."
+
+    longest: float  # mm
+    short: float  # mm, at a right angle to the longest
+    longest_line: np.ndarray  # its two ends, (x, y) in mm from the centre of the slice's first voxel, shape (2, 2)
+    short_line: np.ndarray
+    slice: int  # index along z of the mask turned to LPS: 0 is nearest the feet
+    slices: int  # of the image
+    z: float  # mm in the patient (LPS, towards the head) at the centre of the longest diameter
+
+
+def axial_size(
+    mask: Volume,  # in any orientation
+) -> AxialSize:
+    """Longest axial diameter and short axis of a mask, by slice and by separate piece; MaskError where the mask is empty.
+
+    The longest diameter is the largest distance between two points of one contour (Feret); the short axis is the longest line from edge to edge
+    at a right angle to it.
+    """
+    turned = turned_to_lps(mask)
+    inside = turned.array > 0
+    if not inside.any():
+        raise MaskError(f"the mask is empty (all {inside.size} voxels are 0): it has no diameter; give the tumour's mask")
+    found = [(*_longest(c), k, c) for k in np.flatnonzero(inside.any((1, 2))) for c in _contours(inside[k], turned.spacing)]
+    length, line, k, contour = max(found, key=lambda f: f[0])
+    short, across = _across(contour, line)
+    x, y = line.mean(0) / turned.spacing[:2]
+    z = turned.to_sitk().TransformContinuousIndexToPhysicalPoint((float(x), float(y), float(k)))[2]
+    return AxialSize(length, short, line, across, int(k), len(inside), z)
+
+
+def _contours(inside: np.ndarray, spacing: tuple[float, ...]) -> list[np.ndarray]:
+    "The closed contours of a slice's mask, (x, y) in mm from the centre of the first voxel."
+    found = find_contours(np.pad(inside, 1).astype(float), 0.5, fully_connected="high")
+    return [(c[:, ::-1] - 1) * spacing[:2] for c in found]
+
+
+def _longest(contour: np.ndarray) -> tuple[float, np.ndarray]:
+    hull = contour[ConvexHull(contour).vertices]
+    apart = cdist(hull, hull)
+    a, b = np.unravel_index(apart.argmax(), apart.shape)
+    return float(apart[a, b]), hull[[a, b]]
+
+
+def _across(contour: np.ndarray, line: np.ndarray, steps: int = 400) -> tuple[float, np.ndarray]:
+    "The longest line at a right angle to `line` between two points of the contour, and its ends."
+    along = (line[1] - line[0]) / np.linalg.norm(line[1] - line[0])
+    turn = np.array([along, [-along[1], along[0]]])
+    u, v = ((contour - line[0]) @ turn.T).T
+    at = np.linspace(u.min(), u.max(), steps + 2)[1:-1, None]
+    (u0, u1), (v0, v1) = (u[:-1], u[1:]), (v[:-1], v[1:])
+    crosses = (np.minimum(u0, u1) <= at) & (at < np.maximum(u0, u1))
+    height = v0 + (at - u0) * (v1 - v0) / np.where(u1 == u0, 1, u1 - u0)
+    top, bottom = np.where(crosses, height, -np.inf).max(1), np.where(crosses, height, np.inf).min(1)
+    k = int((top - bottom).argmax())
+    ends = np.array([[at[k, 0], bottom[k]], [at[k, 0], top[k]]])
+    return float(top[k] - bottom[k]), line[0] + ends @ turn
+
+# %% ../nbs/29_views.ipynb #fdcfc0a5
+@dataclass(frozen=True, eq=False)
+class Panel:
+    "One picture of a page: a grey image as JPEG, and what is drawn over it, in mm from its upper left corner."
+
+    title: str
+    window: str  # in words
+    jpeg: str  # base64
+    width: float  # mm
+    height: float  # mm
+    contour: str  # an SVG path
+    lines: list[tuple[str, tuple[float, float, float, float]]]  # name, x1, y1, x2, y2
+    letters: tuple[str, str, str, str]  # sides of the patient at the left, right, upper and lower edge
+    bar: float  # length of the scale bar, mm
+
+
+def window_words(
+    view: str,  # one of `WINDOWS`
+) -> str:
+    "Level and width of a window as radiologists say them, with its ends."
+    low, high = WINDOWS[view]
+    unit = "SUVbw" if view == "SUV" else "HU"
+    return f"{view[0].upper()}{view[1:]} window: level {(low + high) / 2:g} {unit}, width {high - low:g} {unit} ({low:g} to {high:g} {unit})"
+
+
+def tumour_panels(
+    image: Volume,  # CT in HU
+    mask: Volume,  # on the image's grid
+    size: AxialSize | None = None,  # from `axial_size`, where it is known already
+    margin: float = 25,  # mm round the tumour
+) -> list[Panel]:
+    "The whole axial slice of the longest diameter, the tumour in it in two windows, and the tumour in the coronal plane."
+    if difference := grid_difference(mask, image):
+        raise GeometryError(f"the mask is not on the image's grid: {difference}")
+    size = size or axial_size(mask)
+    image, mask = turned_to_lps(image), turned_to_lps(mask)
+    inside, (dx, dy, dz) = mask.array > 0, image.spacing
+    k, j = size.slice, int(inside.sum((0, 2)).argmax())
+    extent = [np.ptp(np.flatnonzero(inside.any(other))) + 1 for other in ((1, 2), (0, 2), (0, 1))]
+    field = float(max(n * d for n, d in zip(extent, (dz, dy, dx)))) + 2 * margin
+    diameters = [("longest", size.longest_line), ("short", size.short_line)]
+    axial, coronal = ("R", "L", "A", "P"), ("R", "L", "H", "F")
+    here = (image.array[k], inside[k], (dx, dy))
+    level = np.array([[-1e4, (len(inside) - 1 - k) * dz], [1e4, (len(inside) - 1 - k) * dz]])
+    return [
+        _panel("Axial, the whole slice", *here, "lung", axial, None, []),
+        _panel("Axial, with both diameters", *here, "lung", axial, field, diameters),
+        _panel("Axial, soft tissue", *here, "soft tissue", axial, field, []),
+        _panel("Coronal; dashed: the axial slice", image.array[::-1, j], inside[::-1, j], (dx, dz), "lung", coronal, field, [("level", level)]),
+    ]
+
+
+def _panel(
+    title: str, picture: np.ndarray, inside: np.ndarray, spacing: tuple[float, float], view: str, letters: tuple[str, str, str, str],
+    field: float | None, lines: list[tuple[str, np.ndarray]],
+) -> Panel:  # fmt: skip
+    "A slice, or a square of `field` mm round its mask, black where the image ends."
+    (low, high), step = WINDOWS[view], np.asarray(spacing)
+    grey = np.clip((picture.astype(float) - low) / (high - low), 0, 1) * 255
+    corner = np.zeros(2, int)  # x, y in voxels
+    if field:
+        rows, columns = np.nonzero(inside)
+        size = np.ceil(field / step).astype(int)
+        middle = np.array([(columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2])
+        corner = np.floor(middle - size / 2).astype(int)
+        before, after = np.maximum(-corner, 0), np.maximum(corner + size - np.array(grey.shape)[::-1], 0)
+        padded = np.pad(grey, [(before[1], after[1]), (before[0], after[0])])
+        x, y = corner + before
+        grey = padded[y : y + size[1], x : x + size[0]]
+    width, height = np.array(grey.shape)[::-1] * step
+    scale = 512 / max(width, height)
+    pixels = (max(1, round(width * scale)), max(1, round(height * scale)))
+    stored = io.BytesIO()
+    Image.fromarray(grey.round().astype(np.uint8)).resize(pixels, Image.Resampling.BICUBIC).save(stored, "JPEG", quality=85)
+    shift = (0.5 - corner) * step  # the first voxel's centre, from the panel's corner
+    path = "".join("M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in c + shift) + "Z" for c in _contours(inside, spacing))
+    drawn = [(name, tuple(float(v) for v in np.clip(line + shift, 0, [width, height]).ravel())) for name, line in lines]
+    bar = max((b for b in (1, 2, 5, 10, 20, 50, 100) if b <= width / 3), default=1)
+    jpeg = base64.b64encode(stored.getvalue()).decode()
+    return Panel(title, window_words(view), jpeg, float(width), float(height), path, drawn, letters, float(bar))
 
 # %% ../nbs/29_views.ipynb #6f789951
 def tumour_region(

@@ -55,7 +55,10 @@ def test_a_cohort_is_predicted(trained, patients, tmp_path, capsys):
     found = pd.read_csv(out)
     assert found.patient_id.tolist() == load_cohort(patients).ids
     assert found[["low", "probability", "high"]].apply(lambda r: 0 <= r.low <= r.probability <= r.high <= 1, axis=1).all()
-    assert set(found.group) <= {"low risk", "high risk"} and ((found.probability >= found.cut) == (found.group == "low risk")).all()
+    named = found[found.group != "none"]
+    assert set(named.group) <= {"likely responder", "unlikely responder"}
+    assert ((named.probability >= named.cut) == (named.group == "likely responder")).all()
+    assert found.no_group[found.group == "none"].notna().all() and found.no_group[found.group != "none"].isna().all()
     assert not out.with_suffix(".html").exists()  # a page for a case, not for a cohort
     assert "research use only" in capsys.readouterr().out
 
@@ -103,12 +106,12 @@ def test_one_patient_in_each_form(kind, trained, patients, tmp_path):
     found = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
     assert len(found) == 1 and 0 < float(found.probability[0]) < 1
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
-    assert "Research use only" in page and "simulated" in page and page.count("<script") == 0
+    assert "Research use only" in page and "simulated" in page and page.count("<script") == 0 and page.count("Patient ") == 1
 
 
 def as_dicom(cohort, who, folder, outline):
-    "The patient's CT as a DICOM series of patient KEPT-OUT-0815, with the mask as a structure set or as a segmentation."
-    files = write_ct(cohort.image(who), folder / "CT", "KEPT-OUT-0815", datetime.date(2020, 3, 1))
+    "The patient's CT as a DICOM series of patient OWN-ID-0815, with the mask as a structure set or as a segmentation."
+    files = write_ct(cohort.image(who), folder / "CT", "OWN-ID-0815", datetime.date(2020, 3, 1))
     mask = read_mask(cohort.mask_path(who), cohort.image(who))
     if outline == "rtstruct":
         return write_rtstruct(mask, files, folder / "outline.dcm")
@@ -120,7 +123,7 @@ def test_dicom_gives_what_its_nifti_gives(outline, trained, patients, tmp_path):
     cohort = load_cohort(patients)
     who = cohort.ids[1]
     row = cohort.patients[cohort.patients.patient_id == who]
-    row = row[["patient_id", *load_signature(trained).facts["clinical"]]].assign(patient_id="KEPT-OUT-0815")
+    row = row[["patient_id", *load_signature(trained).facts["clinical"]]].assign(patient_id="OWN-ID-0815")
     row.to_csv(tmp_path / "x1.csv", index=False)
     row.drop(columns="patient_id").to_csv(tmp_path / "one.csv", index=False)
     as_dicom(cohort, who, tmp_path / "scan", outline)
@@ -131,7 +134,7 @@ def test_dicom_gives_what_its_nifti_gives(outline, trained, patients, tmp_path):
     numbers = ["probability", "low", "high", "distance", *[c for c in nifti if c.startswith("probability_")]]
     assert np.allclose(dicom[numbers], nifti[numbers], rtol=1e-5) and dicom.group.equals(nifti.group) and dicom.warning.equals(nifti.warning)
     page = (tmp_path / "dicom.html").read_text(encoding="utf-8")
-    assert "The tumour and its outline" in page and "KEPT-OUT-0815" not in page and "KEPT-OUT-0815" not in (tmp_path / "dicom.csv").read_text()
+    assert "Patient OWN-ID-0815" in page and dicom.patient_id.tolist() == ["OWN-ID-0815"] and nifti.patient_id.tolist() == [who]
     cohort_row = predict_cohort(load_signature(trained), cohort)[0].loc[who]
     assert np.isclose(cohort_row.probability, nifti.probability[0], rtol=1e-5)
 
