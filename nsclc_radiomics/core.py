@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import struct
+import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -28,9 +29,10 @@ from filelock import FileLock
 # %% auto #0
 __all__ = ['VOLUME_SUFFIXES', 'EVIDENCE', 'NsclcError', 'OptionError', 'CohortError', 'ImageError', 'GeometryError', 'MaskError',
            'FeatureError', 'DataError', 'LeakageError', 'ResponseError', 'ModelError', 'RunError',
-           'MissingDependencyError', 'Volume', 'corners', 'grid_difference', 'atomic_path', 'atomic_folder',
-           'require_empty', 'read_json', 'write_json', 'shipped_yaml', 'read_volume', 'write_volume', 'make_rng',
-           'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir', 'Run']
+           'MissingDependencyError', 'command_line', 'option', 'advice', 'require_columns', 'Volume', 'corners',
+           'grid_difference', 'atomic_path', 'atomic_folder', 'require_empty', 'read_json', 'write_json',
+           'shipped_yaml', 'read_volume', 'write_volume', 'make_rng', 'content_hash', 'code_hash', 'cache_dir',
+           'project_root', 'reference_dir', 'Run']
 
 # %% ../nbs/00_core.ipynb #c9c0f163
 class NsclcError(Exception):
@@ -83,6 +85,76 @@ class RunError(NsclcError):
 
 class MissingDependencyError(NsclcError, ImportError):
     "An optional package is needed; the message gives the commands that install it."
+
+# %% ../nbs/00_core.ipynb #3f1177fb
+_COMMAND = "NSCLC_COMMAND_OPTIONS"  # an environment variable, so that worker processes know the interface too
+
+if "ipykernel" in sys.modules:  # a notebook that a command executes is Python again
+    os.environ.pop(_COMMAND, None)
+
+
+@contextlib.contextmanager
+def command_line(
+    options: Mapping[str, str],  # what the running command offers: the parameter's name and how it is written, {"resample": "--resample"}
+) -> Iterator[None]:
+    "Within the block, messages name options as the command line does, in worker processes that are started there too."
+    before = os.environ.get(_COMMAND)
+    os.environ[_COMMAND] = json.dumps(dict(options))
+    try:
+        yield
+    finally:
+        os.environ.pop(_COMMAND, None) if before is None else os.environ.update({_COMMAND: before})
+
+
+def _offered() -> dict[str, str] | None:
+    "The running command's options, or None in Python."
+    known = os.environ.get(_COMMAND)
+    return None if known is None else json.loads(known)
+
+# %% ../nbs/00_core.ipynb #7f706d24
+def option(
+    name: str,  # of a function's parameter
+    *value: Any,  # what to pass; `...` where the reader knows it; nothing to name the option only
+) -> str:
+    "An option as the interface in use writes it: `resample=True` in Python, `--resample` or `--label 255` on the command line."
+    offered, given = _offered(), value[0] if value else ...
+    if offered is None:
+        return name if not value else f"{name}=…" if given is ... else f"{name}={given!r}"
+    written = offered.get(name, name)
+    return written if given is ... or given is True else f"{written} {given}"
+
+# %% ../nbs/00_core.ipynb #f4e9294f
+def advice(
+    text: str,  # with the options in braces: "; pass {resample} to move it onto the image"
+    otherwise: str = "",  # said by a command that does not offer all of them
+    **options: Any,  # the value of each, as `option` takes it; none at all for advice that holds in Python only
+) -> str:
+    "Advice in the terms of the interface in use, or `otherwise` where the running command cannot do what it says."
+    offered = _offered()
+    if offered is not None and (not options or not set(options) <= set(offered)):
+        return otherwise
+    return text.format_map({name: option(name, value) for name, value in options.items()})
+
+# %% ../nbs/00_core.ipynb #d2e6ce2c
+def require_columns(
+    table: Any,
+    columns: Sequence[str] | Mapping[str, str],  # names; or names and what each should hold
+    what: str,  # the table's name in messages: "patients", "predictions"
+    error: type[NsclcError] = DataError,
+    rows: bool = False,  # refuse a table without rows too
+) -> None:
+    "Raise unless `table` is a DataFrame with these columns; the message names what is missing, what it should hold, and what is there."
+    import pandas as pd  # here, so that a process which needs no table starts sooner
+
+    if not isinstance(table, pd.DataFrame):
+        raise error(f"{what}: a pandas DataFrame is needed, got {type(table).__name__}")
+    absent = [c for c in columns if c not in table.columns]
+    if absent:
+        told = [f"{c} ({columns[c]})" if isinstance(columns, Mapping) and columns[c] else c for c in absent]
+        found = ", ".join(map(str, table.columns[:30])) + (" and more" if len(table.columns) > 30 else "")
+        raise error(f"{what}: column {', '.join(told)} missing; the columns found are {found or 'none'}")
+    if rows and table.empty:
+        raise error(f"{what}: the table has no rows")
 
 # %% ../nbs/00_core.ipynb #2d20ec02
 def _identity() -> tuple[float, ...]:
