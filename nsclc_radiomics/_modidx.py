@@ -139,6 +139,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/nsclc-radiomics', 'doc_hos
                                      'nsclc_radiomics.cli._train': ('cli.html#_train', 'nsclc_radiomics/cli.py'),
                                      'nsclc_radiomics.cli._train_segmenter': ('cli.html#_train_segmenter', 'nsclc_radiomics/cli.py'),
                                      'nsclc_radiomics.cli._verify': ('cli.html#_verify', 'nsclc_radiomics/cli.py'),
+                                     'nsclc_radiomics.cli._written': ('cli.html#_written', 'nsclc_radiomics/cli.py'),
                                      'nsclc_radiomics.cli.build_parser': ('cli.html#build_parser', 'nsclc_radiomics/cli.py'),
                                      'nsclc_radiomics.cli.main': ('cli.html#main', 'nsclc_radiomics/cli.py')},
             'nsclc_radiomics.cnn': { 'nsclc_radiomics.cnn.CNN3DClassifier': ('cnn.html#cnn3dclassifier', 'nsclc_radiomics/cnn.py'),

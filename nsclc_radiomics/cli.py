@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .core import NsclcError, OptionError, Run
+from .core import NsclcError, OptionError, Run, command_line
 
 # %% auto #0
 __all__ = ['Commands', 'build_parser', 'main']
@@ -24,7 +24,7 @@ Commands = Any  # what argparse's add_subparsers returns
 
 def _command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=parser)
     return parser
 
 
@@ -188,7 +188,7 @@ def _segment(args: argparse.Namespace) -> int:
     if not (args.source / "cohort.yaml").is_file() and (args.source.is_file() or args.out or args.point):
         return _segment_one(args)
     if args.point:
-        raise OptionError("--point is for one CT; for a cohort use --where mask, or `segment_cohort` with a point a patient")
+        raise OptionError("--point is for one CT; for a cohort use --where mask")
     out = args.out or args.source.with_name(args.source.name + "_segmentation")
     with warnings.catch_warnings(record=True) as caught:  # said in one line each, without Python's file and line
         warnings.simplefilter("always", UserWarning)
@@ -415,13 +415,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _written(command: argparse.ArgumentParser) -> dict[str, str]:
+    "The options of a command, each with how it is written, so that messages can name them."
+    return {action.dest: max(action.option_strings, key=len) for action in command._actions if action.option_strings}
+
+
 def main(
     argv: Sequence[str] | None = None,  # default: the process's own
 ) -> int:
     "Run a command and give its exit status: 0 well, 1 a comparison found differences, 2 an error that was explained."
     args = build_parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        with command_line(_written(args.command)):
+            return args.run(args) or 0
     except NsclcError as error:
         print(f"nsclc-radiomics: error: {error}", file=sys.stderr)
         return 2

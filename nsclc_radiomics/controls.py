@@ -36,6 +36,7 @@ from nsclc_radiomics.core import (
     make_rng,
     write_volume,
 )
+from .core import advice
 from .evaluation import COLOURS, auc_interval, check_labels, check_scores, out_of_fold, performance_table, predict_sets
 from .mask import read_mask
 from .models import VOLUME_FEATURE, make_model
@@ -200,7 +201,7 @@ def run_controls(
     rows = [_scored("model", y, out_of_fold(model, X, y, folds, jobs)[0])]
     if volume is not None:
         if volume not in X:
-            raise DataError(f"there is no feature {volume!r} for the volume-only control; give volume=None where volume is not measured")
+            raise DataError(f"there is no feature {volume!r} for the volume-only control{advice('; give {volume} where volume is not measured', volume=None)}")
         size = X[[volume]].set_axis([VOLUME_FEATURE], axis=1)
         rows.append(_scored("volume alone", y, out_of_fold(make_model("volume"), size, y, folds, jobs)[0]))
     rows += [_scored(name, labels, scores) for name, (labels, scores) in (extra or {}).items()]

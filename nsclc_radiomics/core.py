@@ -133,7 +133,9 @@ def advice(
     offered = _offered()
     if offered is not None and (not options or not set(options) <= set(offered)):
         return otherwise
-    return text.format_map({name: option(name, value) for name, value in options.items()})
+    for name, value in options.items():
+        text = text.replace("{" + name + "}", option(name, value))
+    return text
 
 # %% ../nbs/00_core.ipynb #d2e6ce2c
 def require_columns(
@@ -426,7 +428,7 @@ def make_rng(
 ) -> np.random.Generator:
     "A random generator that depends on the seed and the keys only."
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise OptionError(f"seed must be a whole number of zero or more, got {seed!r}")
+        raise OptionError(f"{option('seed')} must be a whole number of zero or more, got {seed!r}")
     text = "\x1f".join(map(str, (int(seed), *keys)))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 

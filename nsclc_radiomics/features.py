@@ -33,6 +33,7 @@ from nsclc_radiomics.core import (
     grid_difference,
     shipped_yaml,
 )
+from .core import advice, option
 from nsclc_radiomics.engine import (
     CLASS_NAMES,
     bounding_box,
@@ -176,12 +177,12 @@ def extract_case(
     chosen = load_settings(settings)
     difference = grid_difference(image, mask)
     if difference:
-        raise GeometryError(f"the mask is not on the image's grid: {difference}; `mask.fit_mask` can move it there")
+        raise GeometryError(f"the mask is not on the image's grid: {difference}{advice('; `mask.fit_mask` can move it there')}")
     inside = np.asarray(mask.array)
     if inside.dtype != bool:
         labels = np.unique(inside)
         if not np.isin(labels, (0, 1)).all():
-            raise MaskError(f"the mask holds {labels[:5].tolist()}, and 0 and 1 are expected: read it with `read_mask`, which asks for the label")
+            raise MaskError(f"the mask holds {labels[:5].tolist()}, and 0 and 1 are expected{advice(': read it with `read_mask`, which asks for the label')}")
         inside = inside > 0
     if not inside.any():
         raise MaskError("the mask is empty: there is nothing to measure")
@@ -283,7 +284,7 @@ def _backend(scheduler: str | None) -> tuple[Any, int | None]:
     try:
         from distributed import Client
     except ImportError:
-        raise MissingDependencyError("--scheduler needs Dask; install it with: pip install dask distributed") from None
+        raise MissingDependencyError(f"{option('scheduler')} needs Dask; install it with: pip install dask distributed") from None
     from joblib import parallel_config
 
     try:
@@ -316,7 +317,7 @@ def extract_cohort(
     chosen, out = load_settings(settings), Path(out)
     unit = _unit(modality)
     if jobs is not None and jobs < 1:
-        raise OptionError(f"jobs must be 1 or more, got {jobs}")
+        raise OptionError(f"{option('jobs')} must be 1 or more, got {jobs}")
     if out.suffix != ".parquet":
         raise OptionError(f"{out}: features are written as Parquet; give a name that ends in .parquet")
     ids = cohort.patients.loc[cohort.patients[f"has_{modality}"].eq(True), "patient_id"].tolist()
@@ -334,7 +335,7 @@ def extract_cohort(
 def _unit(modality: str) -> str:
     units = {"ct": "HU", "pet": "SUVbw"}
     if modality not in units:
-        raise OptionError(f"modality must be ct or pet, got {modality!r}")
+        raise OptionError(f"{option('modality')} must be ct or pet, got {modality!r}")
     return units[modality]
 
 

@@ -41,6 +41,7 @@ from nsclc_radiomics.core import (
     require_empty,
     write_volume,
 )
+from .core import advice, option
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
 from .mask import fit_mask, list_rois, read_mask, read_rtstruct, read_seg
 
@@ -134,7 +135,7 @@ def _check_key(key: Path, out: Path) -> None:
     if out.resolve() in (key.resolve(), *key.resolve().parents):
         raise OptionError(f"{key}: the key links pseudonyms to patients and must lie outside the cohort {out}; choose another place")
     if key.exists():
-        raise OptionError(f"{key} exists already and may be the only key of an earlier import: move it away, or name another with key=…")
+        raise OptionError(f"{key} exists already and may be the only key of an earlier import: move it away{advice(', or name another with {key}', key=...)}")
 
 # %% ../nbs/27_importing.ipynb #ddc12664
 def finish(
@@ -488,7 +489,7 @@ def _draw(outline: Outline, image: Volume, roi: str, merge: bool) -> tuple[Volum
     found = match_roi(names, roi)
     if len(found) != 1 and not (merge and found):
         what = f"{len(found)} names match ({', '.join(found)})" if found else "no name matches"
-        raise MaskError(f"{outline.series.modality}: {what}; it offers {', '.join(names) or 'nothing'}; say which with roi=…")
+        raise MaskError(f"{outline.series.modality}: {what}; it offers {', '.join(names) or 'nothing'}{advice('; say which with {roi}', roi=...)}")
     read = read_rtstruct if outline.series.modality == "RTSTRUCT" else read_seg
     pattern = found[0] if len(found) == 1 else "|".join(f"{re.escape(n.strip())}$" for n in found)
     return read(outline.file, image, pattern, merge), " + ".join(found)
@@ -515,7 +516,7 @@ def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str, merge
     first, mask, name = drawn[0]
     if any(not np.array_equal(mask.array, other.array) for _, other, _ in drawn[1:]):
         matching = ", ".join(n for _, _, n in drawn)
-        raise MaskError(f"{len(drawn)} different outlines of this image match ({matching}); say which with roi=…")
+        raise MaskError(f"{len(drawn)} different outlines of this image match ({matching}){advice('; say which with {roi}', roi=...)}")
     tell(first.series, True, name)
     for outline, _, _ in drawn[1:]:
         tell(outline.series, False, "the same outline again")
@@ -791,7 +792,7 @@ def collection_series(
     "CT, PET and outlines of a collection, one row a series, as the index has them; OptionError for an annotation that is not there."
     name, series = _needed_series(collection)
     if patients is not None and patients < 1:
-        raise OptionError(f"patients must be one or more, got {patients}")
+        raise OptionError(f"{option('patients')} must be one or more, got {patients}")
     series["outline"] = series["Modality"].isin(["RTSTRUCT", "SEG"])
     known = sorted(series["analysis_result_id"].dropna().unique())
     if strange := sorted(set(annotations) - set(known)):
@@ -865,15 +866,16 @@ def _check_outlines(series: pd.DataFrame, collection: str) -> None:
     if not series["outline"].any():
         others = list_collection(collection)
         offered = others.loc[others["Modality"].isin(["RTSTRUCT", "SEG"]), "annotations"].unique()
-        advice = f"take others' with annotations=…: {', '.join(offered)}" if len(offered) else "a cohort cannot be made of it"
-        raise OptionError(f"{collection}: holds no tumour outlines of its own for these patients; {advice}")
+        others = advice("take others' with {annotations}", "there are others'", annotations=...)
+        hint = f"{others}: {', '.join(offered)}" if len(offered) else "a cohort cannot be made of it"
+        raise OptionError(f"{collection}: holds no tumour outlines of its own for these patients; {hint}")
 
 
 def _confirm(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin or not sys.stdin.isatty():
-        raise OptionError("nothing was downloaded: pass yes=True (--yes on the command line) to download what is listed above")
+        raise OptionError("nothing was downloaded" + advice(": pass {yes} to download what is listed above", yes=True))
     if input("Download? [y/N] ").strip().lower() not in ("y", "yes"):
         raise OptionError("nothing was downloaded, as you asked")
 

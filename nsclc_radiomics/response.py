@@ -22,6 +22,7 @@ from scipy import stats
 
 from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, read_table
 from .core import DataError, OptionError, ResponseError, atomic_path
+from .core import advice, option
 from .style import COLOURS
 
 # %% auto #0
@@ -413,11 +414,12 @@ def _check_lesions(rows: pd.DataFrame, visits: pd.DataFrame, rules: Rules) -> No
     problems: list[str] = []
     rows = rows.assign(base=visits["is_baseline"].to_numpy()[rows["visit"]], has=visits["baseline_date"].notna().to_numpy()[rows["visit"]])
     if rules.no_baseline == "error":
+        choose = advice(", or choose {no_baseline}", no_baseline="not_evaluable")
         for p in visits.loc[visits["baseline_date"].isna(), "patient_id"].unique()[:50]:
             first = visits.loc[visits["patient_id"] == p].iloc[0]
             problems.append(
                 f"patient {p}, visit {first.visit_date.date()}: no baseline, as the first visit comes after treatment_start "
-                f"{first.start.date()}; add the earlier visit, or choose no_baseline='not_evaluable'"
+                f"{first.start.date()}; add the earlier visit{choose}"
             )
     lesion = rows.groupby(["patient_id", "lesion_id"], sort=False)
     _say(problems, rows, rows["role"] != lesion["role"].transform("first"), "has role {r.role} here and another at an earlier visit")
@@ -438,7 +440,7 @@ def _check_lesions(rows: pd.DataFrame, visits: pd.DataFrame, rules: Rules) -> No
 
 
 def _check_selection(problems: list[str], targets: pd.DataFrame, rules: Rules) -> None:
-    hint = "make it a non-target, or choose selection='as_given'"
+    hint = "make it a non-target" + advice(", or choose {selection}", selection="as_given")
     least = np.where(targets["is_node"], 15.0, max(10.0, 2 * rules.slice_mm))
     small = (targets["mm"] < least) & (targets["mm"] > 0)
     _say(problems, targets.assign(least=least), small, "{r.mm:g} mm at baseline is not measurable, {r.least:g} mm are needed: " + hint)
@@ -747,7 +749,7 @@ def responses(
     carries along death, last contact and new therapy. Raises ResponseError with patient, visit and lesion for all rows that cannot be used.
     """
     if criteria not in CRITERIA:
-        raise OptionError(f"criteria must be one of {', '.join(CRITERIA)}, got {criteria!r}")
+        raise OptionError(f"{option('criteria')} must be one of {', '.join(CRITERIA)}, got {criteria!r}")
     rows = _lesion_rows(lesions)
     _check_rows(rows)
     people = _people(rows, patients)
@@ -1147,14 +1149,14 @@ def _one_reader(frame: pd.DataFrame, domain: str, evaluator: str | None) -> pd.D
             raise ResponseError(f"{domain}: no rows by evaluator {evaluator!r}; there are {', '.join(found) or 'none'}")
     readers = sorted({reader or role for role, reader in zip(who["EVAL"], who["EVALID"])})
     if len(readers) > 1:
-        raise ResponseError(f"{domain}: readings of {', '.join(map(repr, readers))}; choose one with evaluator=")
+        raise ResponseError(f"{domain}: readings of {', '.join(map(repr, readers))}{advice('; choose one with {evaluator}', evaluator=...)}")
     return frame
 
 
 def _full_dates(dates: pd.Series, partial: str) -> pd.Series:
     "Dates as YYYY-MM-DD, with the day filled in where that was asked for."
     if partial not in ("refuse", "first", "last"):
-        raise OptionError(f"partial_dates must be refuse, first or last, got {partial!r}")
+        raise OptionError(f"{option('partial_dates')} must be refuse, first or last, got {partial!r}")
     dates = dates.str.strip().str[:10]
     month = dates.str.fullmatch(r"\d{4}-\d{2}")
     if partial == "refuse" or not month.any():

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .cohort import load_cohort, save_cohort
 from .core import OptionError, Volume, atomic_folder, atomic_path, make_rng, require_empty, write_volume
+from .core import option
 from .dicomout import write_dicom
 from .phantom import CENTRES, EXTERNAL, Scanner, draw_scene, scan_ct, scan_pet
 from .trial import BALANCES, SIGNS, WORLDS, _markers, draw_patients, follow, respond_in, tumour_of
@@ -100,14 +101,14 @@ def _check_options(patients: int, external: int, world: str, seed: int, balance:
         if name == "jobs" and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise OptionError(f"{name} must be a whole number of {low} or more, got {value!r}")
+            raise OptionError(f"{option(name)} must be a whole number of {low} or more, got {value!r}")
     if max(patients, external) > 9999:
-        raise OptionError(f"patients and external may be 9999 at most, got {patients} and {external}")
+        raise OptionError(f"{option('patients')} and {option('external')} may be 9999 at most, got {patients} and {external}")
     if dicom > patients + external:
-        raise OptionError(f"dicom asks for {dicom} patients, but there are only {patients + external}")
+        raise OptionError(f"{option('dicom')} asks for {dicom} patients, but there are only {patients + external}")
     for name, value, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
         if value not in known:
-            raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {value!r}")
 
 
 def simulate_cohort(

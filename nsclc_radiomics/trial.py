@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from .core import OptionError, make_rng
+from .core import option
 from .phantom import CENTRES, EXTERNAL, SITES, TRAITS, Tumour
 
 # %% auto #0
@@ -179,7 +180,7 @@ def respond_in(
     "Who responds in a world: True or False for each patient, in the wanted share inside and outside the external centre."
     for name, value, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
         if value not in known:
-            raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {value!r}")
     share, rho = BALANCES[balance], rho_for(WORLDS[world], BALANCES[balance])
     other = np.array([make_rng(seed, "liability", i).normal() for i in patients["patient_id"]])
     liability = rho * patients["image_index"] + math.sqrt(1 - rho**2) * other
