@@ -29,8 +29,8 @@ from filelock import FileLock
 # %% auto #0
 __all__ = ['VOLUME_SUFFIXES', 'EVIDENCE', 'NsclcError', 'OptionError', 'CohortError', 'ImageError', 'GeometryError', 'MaskError',
            'FeatureError', 'DataError', 'LeakageError', 'ResponseError', 'ModelError', 'RunError',
-           'MissingDependencyError', 'command_line', 'option', 'advice', 'require_columns', 'Volume', 'corners',
-           'grid_difference', 'atomic_path', 'atomic_folder', 'require_empty', 'read_json', 'write_json',
+           'MissingDependencyError', 'command_line', 'option', 'advice', 'require_columns', 'require_numbers', 'Volume',
+           'corners', 'grid_difference', 'atomic_path', 'atomic_folder', 'require_empty', 'read_json', 'write_json',
            'shipped_yaml', 'read_volume', 'write_volume', 'make_rng', 'content_hash', 'code_hash', 'cache_dir',
            'project_root', 'reference_dir', 'Run']
 
@@ -158,6 +158,31 @@ def require_columns(
     if rows and table.empty:
         raise error(f"{what}: the table has no rows")
 
+# %% ../nbs/00_core.ipynb #16ec8593
+def require_numbers(
+    values: Any,  # a table or a column
+    what: str,  # its name in messages
+    rows: bool = False,  # refuse what has no rows or no columns too
+) -> Any:
+    "The same as floats, of the same kind; DataError names the column, the row and the value that is no number."
+    if rows and 0 in values.shape:
+        raise DataError(f"{what}: the table has no {'rows' if len(values) == 0 else 'columns'}")
+    for name, column in values.items() if values.ndim == 2 else [(None, values)]:
+        try:
+            column.astype(float)
+        except (TypeError, ValueError):
+            known, where = column[column.notna()], "" if name is None else f", column {name!r}"
+            bad = known[[_no_number(v) for v in known]]
+            raise DataError(f"{what}{where}: {bad.iloc[0]!r} of {bad.index[0]!r} is not a number; convert or leave out the column") from None
+    return values.astype(float)
+
+
+def _no_number(value: Any) -> bool:
+    try:
+        return float(value) is None
+    except (TypeError, ValueError):
+        return True
+
 # %% ../nbs/00_core.ipynb #2d20ec02
 def _identity() -> tuple[float, ...]:
     return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -260,7 +285,9 @@ def grid_difference(
 def atomic_path(path: str | Path) -> Iterator[Path]:
     "A path beside `path` to write a file to; it is renamed to `path` when the block ends well and removed when it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise OptionError(f"{path}: is a folder, and a file is to be written; give a file's name")
+    _make_parent(path)
     suffix = "".join(path.suffixes)  # kept, since writers choose the format by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[: -len(suffix) or None]}.", suffix=suffix)
     os.close(handle)
@@ -281,7 +308,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     require_empty(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
@@ -291,6 +318,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_parent(path: Path) -> None:
+    "The folder that `path` goes to; OptionError where there can be none, or nothing can be written to it."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise OptionError(f"{path}: the folder {path.parent} cannot be made ({error.strerror}); choose another place") from None
+    if not allowed:
+        raise OptionError(f"{path}: the folder {path.parent} cannot be written to; choose another place, or change its permissions")
 
 
 def require_empty(path: str | Path) -> None:
@@ -312,6 +350,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be opened as a file ({error.strerror})") from None
     except ValueError as error:
         raise RunError(f"{path}: not readable as JSON ({error}); remove it and run again") from None
 
@@ -345,7 +385,7 @@ def read_volume(
     """
     path = Path(path)
     if not path.is_file():
-        raise ImageError(f"{path}: no such file")
+        raise ImageError(f"{path}: " + ("is a folder, and an image file is expected" if path.is_dir() else "no such file"))
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         raise ImageError(f"{path}: not a format that is read here; expected one of {', '.join(VOLUME_SUFFIXES)}")
     try:
@@ -499,7 +539,7 @@ class Run:
     def folder(self, name: str) -> Path:
         "A folder of the run, e.g. `figures`, `tables`, `features`, `predictions` or `models`, made when it is not there."
         made = self.path / name
-        made.mkdir(parents=True, exist_ok=True)
+        _make_parent(made / "file")
         return made
 
     def need(self, name: str, made_by: str) -> Path:
@@ -511,7 +551,7 @@ class Run:
 
     def alone(self, what: str) -> FileLock:
         "A lock for `with`: notebooks that run side by side do what is of that name one after the other."
-        self.path.mkdir(parents=True, exist_ok=True)
+        _make_parent(self.path / "file")
         return FileLock(self.path / f".{what}.lock")
 
     def record(self, numbers: Mapping[str, Mapping[str, Any]]) -> None:

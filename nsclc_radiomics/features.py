@@ -131,10 +131,10 @@ def _read_settings(settings: str | Path | Mapping[str, Any]) -> tuple[str, Mappi
     shipped = files("nsclc_radiomics") / "settings" / f"{settings}.yaml"
     path = Path(str(shipped)) if settings in SETTINGS else Path(settings)
     if not path.is_file():
-        raise OptionError(f"settings {settings}: neither a file nor one of {', '.join(SETTINGS)}")
+        raise OptionError(f"settings {settings}: {'a folder, ' if path.is_dir() else ''}neither a file nor one of {', '.join(SETTINGS)}")
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise OptionError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(params, Mapping):
         raise OptionError(f"{path}: holds no settings; sections `setting`, `imageType` and `featureClass` are expected")

@@ -41,6 +41,7 @@ from nsclc_radiomics.core import (
     require_empty,
     write_volume,
 )
+from .core import require_columns
 from .core import advice, option
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
 from .mask import fit_mask, list_rois, read_mask, read_rtstruct, read_seg
@@ -280,6 +281,9 @@ def hide_identity(
     lesions: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
     "The tables without what could identify a patient, and a list of what was taken away, in words."
+    require_columns(patients, ["patient_id"], "patients")
+    if lesions is not None:
+        require_columns(lesions, ["patient_id", "visit_date"], "lesions")
     notes = [f"column {c!r} is not part of the schema and may identify patients" for c in patients.columns if c not in PATIENT_COLUMNS]
     patients = patients[[c for c in patients.columns if c in PATIENT_COLUMNS]].copy()
     if (old := patients.get("age", pd.Series(dtype=float)) > _OLDEST).any():

@@ -39,6 +39,7 @@ from nsclc_radiomics.core import (
     write_json,
     write_volume,
 )
+from .core import CohortError
 from .core import advice, option
 from .device import choose_device, choose_precision, torch_apart
 from .image import read_ct
@@ -814,6 +815,8 @@ def segment_cohort(
     """
     model = open_model(model)
     chosen = list(patients) if patients is not None else cohort.patients.loc[cohort.patients["has_ct"].eq(True), "patient_id"].tolist()
+    if not chosen:
+        raise CohortError(f"{cohort.path}: no patient has a CT, so there is nothing to segment")
     seen = set(seen_patients(model, cohort, chosen))
     if seen:
         warnings.warn(

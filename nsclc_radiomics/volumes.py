@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .cohort import Cohort
 from .core import DataError, GeometryError, MaskError, NsclcError, OptionError, Volume
+from .core import require_columns
 from .core import atomic_path, content_hash, grid_difference
 from .mask import read_mask
 
@@ -194,4 +195,5 @@ def pick_channels(
     channels: Sequence[int],
 ) -> pd.DataFrame:
     "The same patients with these channels only, in this order."
+    require_columns(crops, ["crop"], "crops")
     return crops.assign(crop=[crop[list(channels)] for crop in crops["crop"]])

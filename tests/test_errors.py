@@ -1,15 +1,24 @@
 """Messages: in the terms of the interface that is running, and in the project's own errors for tables and paths that cannot be used."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import re
+import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from sklearn.linear_model import LogisticRegression
 
-from nsclc_radiomics.core import Volume, advice, command_line, option, read_volume, write_volume
+import nsclc_radiomics
+from nsclc_radiomics.cohort import save_cohort
+from nsclc_radiomics.core import DataError, ImageError, NsclcError, Volume, advice, command_line, option, read_volume, write_volume
+from nsclc_radiomics.survival import derive_pfs
 
 KEYWORD = re.compile(r"(?:^|[ ;(\[])[a-z_]+=(?![=\"])")  # `resample=True`, `roi=…`, `evaluator=`
 
@@ -131,3 +140,117 @@ def test_lesions_that_python_could_pass_by_a_rule(says, tmp_path):
     said = says("response", tmp_path / "lesions.csv", "-o", tmp_path / "r.csv", texts=("P1", "make it a non-target"))
     assert "choose" not in said
     says("response", tmp_path / "lesions.csv", "-o", tmp_path / "r.csv", "--criteria", "recist2", texts=("--criteria must be one of",))
+
+
+def _places(tmp_path):
+    "A folder named like each kind of file, and a file where a folder is expected."
+    for name in ("a.nii.gz", "a.yaml", "a.csv", "a.parquet", "bad/patients.csv", "bad/cohort.yaml", "bad/lesions.csv", "run/signature/signature.json"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "file").write_text("text")
+    return tmp_path
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder(says, cohort, tmp_path):
+    at = _places(tmp_path)
+    for line in (
+        ("extract", at / "file", "-o", at / "f.parquet"),
+        ("extract", at / "bad", "-o", at / "f.parquet"),
+        ("extract", cohort, "-o", at / "a.parquet"),
+        ("extract", cohort, "-o", at / "file/f.parquet"),
+        ("extract", cohort, "-o", at / "f.parquet", "--params", at / "a.yaml"),
+        ("response", at / "a.csv", "-o", at / "r.csv"),
+        ("response", at / "bad", "-o", at / "r.csv"),
+        ("import", "nifti", at / "a.csv", at / "new"),
+        ("import", "dicom", at / "file", at / "new2"),
+        ("import", "owkin", at / "file", at / "new3"),
+        ("simulate", at / "file/new", "--patients", "1", "--external", "0", "--jobs", "1"),
+        ("segment", at / "a.nii.gz", "--model", "seeded", "-o", at / "m.nii.gz"),
+        ("segment", cohort, "--model", at / "file", "-o", at / "masks"),
+        ("segment", cohort, "--model", f"bundle:{at / 'file'}", "-o", at / "masks"),
+        ("predict", at / "run", cohort, "-o", at / "p.csv"),
+        ("predict", at / "file", cohort, "-o", at / "p.csv"),
+        ("verify", at / "run", at / "file"),
+    ):
+        says(*line, texts=("nsclc-radiomics: error: ",))
+    with pytest.raises(ImageError, match="is a folder"):
+        read_volume(at / "a.nii.gz")
+
+
+def test_a_cohort_without_any_image(says, tmp_path):
+    patients = pd.DataFrame({"patient_id": ["P1", "P2"], "centre": "A", "split": "train", "has_ct": False, "has_pet": False, "response": ["PR", "PD"]})
+    save_cohort(tmp_path / "c", {"name": "clinical", "evidence": "simulated", "endpoint": "response"}, patients)
+    says("segment", tmp_path / "c", "--model", "seeded", "-o", tmp_path / "m", texts=("nothing to segment",))
+    says("train-segmenter", tmp_path / "c", "-o", tmp_path / "t", texts=("CT and a mask",))
+
+
+TABLES = {"nothing": pd.DataFrame(), "an id only": pd.DataFrame({"patient_id": ["P1"]}), "text": pd.DataFrame({"a": ["x", "y"]}, index=["P1", "P2"])}
+SERIES = {"nothing": pd.Series(dtype=float), "an id only": pd.Series([1.0], index=["P1"]), "text": pd.Series(["a", "b"], index=["P1", "P2"])}
+GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated", "world": "claimed",
+         "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5, "cuts": [0.5], "numbers": {},
+         "exclusions": [], "channels": [0], "groupings": {}}  # fmt: skip
+
+
+def _argument(parameter: inspect.Parameter, table: pd.DataFrame, series: pd.Series):
+    kind = str(parameter.annotation)
+    if kind.startswith("Mapping") and "tuple" in kind:
+        return {"m": (LogisticRegression(), table)}
+    if kind.startswith("Mapping[str, pd.") or "| Mapping[str, pd.Series]" in kind:
+        return {"m": series if "Series" in kind else table}
+    if kind.startswith("Mapping[str, BaseEstimator]"):
+        return {"m": LogisticRegression()}
+    if "DataFrame" in kind and "Callable" not in kind:
+        return table
+    if "pd.Series" in kind and "Callable" not in kind:
+        return series
+    if parameter.default is not inspect.Parameter.empty:
+        return parameter.default
+    if "Callable" in kind or kind == "Procedure":
+        return lambda *_: LogisticRegression() if "BaseEstimator" in kind else 0.5
+    return LogisticRegression() if kind == "BaseEstimator" else GIVEN[parameter.name]
+
+
+def _takers_of_tables():
+    "Public functions that take a table or column and nothing that has to be made first."
+    for module in pkgutil.iter_modules(nsclc_radiomics.__path__):
+        if module.name in ("_modidx", "cli", "core", "explanation", "paper", "prediction", "quality", "signature", "style"):
+            continue
+        loaded = importlib.import_module(f"nsclc_radiomics.{module.name}")
+        for name in loaded.__all__:
+            function = getattr(loaded, name)
+            parameters = inspect.signature(function).parameters.values() if inspect.isfunction(function) else ()
+            if any("pd.DataFrame" in str(p.annotation) or "pd.Series" in str(p.annotation) for p in parameters):
+                yield f"{module.name}.{name}", function, list(parameters)
+
+
+def test_tables_that_lack_what_is_needed():
+    "Each function refuses an empty table, one with other columns, and text for numbers, by an error of the project, or can use it."
+    raw, called = [], 0
+    for name, function, parameters in _takers_of_tables():
+        for what in TABLES:
+            try:
+                arguments = {p.name: _argument(p, TABLES[what], SERIES[what]) for p in parameters}
+            except KeyError:
+                continue
+            called += 1
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    function(**arguments)
+            except NsclcError:
+                pass
+            except Exception as error:  # what is looked for
+                raw.append(f"{name} given {what}: {type(error).__name__}: {error}")
+            plt.close("all")
+    assert called > 200 and not raw, "\n".join(raw)
+
+
+def test_pfs_without_a_start_says_which_column():
+    visits = pd.DataFrame({"patient_id": ["P1"], "visit_date": ["2024-01-01"], "response": ["SD"]})
+    with pytest.raises(DataError, match=r"patients: column start \(the date that time is counted from.*patient_id"):
+        derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"]}))
+    with pytest.raises(DataError, match="start of patient P1 is 'soon', which is no date"):
+        derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["soon"]}))
+    with pytest.raises(DataError, match="visits: a pandas DataFrame is needed, got list"):
+        derive_pfs([], pd.DataFrame())
+    found = derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["2023-12-02"]}))
+    assert found.time.tolist() == [30] and not found.event.any()
