@@ -15,7 +15,7 @@ import struct
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -29,10 +29,10 @@ from filelock import FileLock
 # %% auto #0
 __all__ = ['VOLUME_SUFFIXES', 'EVIDENCE', 'NsclcError', 'OptionError', 'CohortError', 'ImageError', 'GeometryError', 'MaskError',
            'FeatureError', 'DataError', 'LeakageError', 'ResponseError', 'ModelError', 'RunError',
-           'MissingDependencyError', 'command_line', 'option', 'advice', 'require_columns', 'require_numbers', 'Volume',
-           'corners', 'grid_difference', 'atomic_path', 'atomic_folder', 'require_empty', 'read_json', 'write_json',
-           'shipped_yaml', 'read_volume', 'write_volume', 'make_rng', 'content_hash', 'code_hash', 'cache_dir',
-           'project_root', 'reference_dir', 'Run']
+           'MissingDependencyError', 'command_line', 'option', 'advice', 'check_choice', 'check_jobs',
+           'require_columns', 'require_numbers', 'Volume', 'corners', 'grid_difference', 'atomic_path', 'atomic_folder',
+           'require_empty', 'read_json', 'write_json', 'shipped_yaml', 'read_volume', 'write_volume', 'make_rng',
+           'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir', 'Run']
 
 # %% ../nbs/00_core.ipynb #c9c0f163
 class NsclcError(Exception):
@@ -136,6 +136,18 @@ def advice(
     for name, value in options.items():
         text = text.replace("{" + name + "}", option(name, value))
     return text
+
+# %% ../nbs/00_core.ipynb #586f7614
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    "OptionError unless the option of that name has one of the known values; called before any work."
+    if value not in (known := list(known)):
+        raise OptionError(f"{option(name)} must be one of {', '.join(map(str, known))}, got {value!r}")
+
+
+def check_jobs(jobs: int | None) -> None:
+    "OptionError unless `jobs` is a whole number of 1 or more, or None for one for each core."
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or jobs < 1):
+        raise OptionError(f"{option('jobs')} must be 1 or more, got {jobs!r}")
 
 # %% ../nbs/00_core.ipynb #d2e6ce2c
 def require_columns(

@@ -33,6 +33,7 @@ from nsclc_radiomics.core import (
     grid_difference,
     shipped_yaml,
 )
+from .core import check_jobs
 from .core import advice, option
 from nsclc_radiomics.engine import (
     CLASS_NAMES,
@@ -316,8 +317,7 @@ def extract_cohort(
     """
     chosen, out = load_settings(settings), Path(out)
     unit = _unit(modality)
-    if jobs is not None and jobs < 1:
-        raise OptionError(f"{option('jobs')} must be 1 or more, got {jobs}")
+    check_jobs(jobs)
     if out.suffix != ".parquet":
         raise OptionError(f"{out}: features are written as Parquet; give a name that ends in .parquet")
     ids = cohort.patients.loc[cohort.patients[f"has_{modality}"].eq(True), "patient_id"].tolist()

@@ -23,7 +23,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
+from .cohort import ENDPOINTS, LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
 from nsclc_radiomics.core import (
     CohortError,
     DataError,
@@ -41,6 +41,7 @@ from nsclc_radiomics.core import (
     require_empty,
     write_volume,
 )
+from .core import check_choice, check_jobs
 from .core import require_columns
 from .core import advice, option
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
@@ -153,7 +154,10 @@ def finish(
             f"no patient could be taken, so that {out} was not made; all reasons are in {report_path(out)}"
             + "".join(f"\n  {reason}" for reason in reasons)
         )
-    save_cohort(job.folder, meta, patients, lesions)
+    try:
+        save_cohort(job.folder, meta, patients, lesions)
+    except CohortError as error:  # the folder is a temporary one until it is complete
+        raise CohortError(str(error).replace(str(job.folder), str(out))) from None
 
 # %% ../nbs/27_importing.ipynb #6456464f
 _OWKIN_DIRECTION = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)  # array axes 0, 1, 2 point to posterior, left, superior
@@ -215,6 +219,7 @@ def import_owkin(
     The challenge's own numbers are kept as ids (`patient_002`); `SourceDataset` becomes the centre; the endpoint is two-year survival.
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be taken.
     """
+    _check_options(out, split)
     src = _owkin_folder(Path(src))
     patients = _owkin_patients(src).assign(split=split)
     with importing_to(out) as job:
@@ -325,6 +330,8 @@ def _read_tables(
         problems += wrong
         strangers = visits["patient_id"][~visits["patient_id"].isin(patients["patient_id"])]
         problems += [f"{Path(lesions).name}, row {row}: patient {p!r} is not in {table.name}" for row, p in strangers.dropna().items()]
+    if problems == [f"{table.name}: no such file in {table.parent}"]:
+        raise CohortError(f"{table}: no such file")
     if problems:
         raise CohortError(f"{table} cannot be imported:\n  " + "\n  ".join(problems))
     return patients, visits
@@ -347,6 +354,7 @@ def import_nifti(
     Where the table has no column `split`, all patients are in `train`; where it has no `centre`, it is `unknown`.
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be taken.
     """
+    _check_options(out, endpoint=endpoint)
     table = Path(table)
     patients, visits = _read_tables(table, lesions, Column("id" if keep_ids else "text", "", required=True), _PATHS)
     names = {p: p for p in patients["patient_id"]} if keep_ids else pseudonyms(patients["patient_id"].tolist())
@@ -392,6 +400,13 @@ def _renamed(
     if lesions is not None:
         lesions = lesions.assign(patient_id=lesions["patient_id"].map(names))
     return (patients, lesions, []) if keep_ids else hide_identity(patients, lesions)
+
+
+def _check_options(out: str | Path, split: str = "train", endpoint: str = "none") -> None:
+    "OptionError for what would be refused when all files have been read."
+    require_empty(out)
+    check_choice("split", split, PATIENT_COLUMNS["split"].choices)
+    check_choice("endpoint", endpoint, ENDPOINTS)
 
 
 def _meta(name: str, evidence: str, endpoint: str, command: str, keep_ids: bool) -> dict[str, Any]:
@@ -711,6 +726,8 @@ def import_dicom(
     A file without a patient's id counts as a patient of its own study. Raises ImageError where `src` is not there, CohortError for tables
     that break their schema and where no patient can be taken, OptionError for options that cannot be used.
     """
+    _check_options(out, split, endpoint)
+    check_jobs(jobs)
     series, skipped = scan_dicom(src)
     by_patient: dict[str, list[Series]] = {}
     for s in series:

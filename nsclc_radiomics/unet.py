@@ -39,6 +39,7 @@ from nsclc_radiomics.core import (
     write_json,
     write_volume,
 )
+from .core import check_jobs
 from .core import CohortError
 from .core import advice, option
 from .device import choose_device, choose_precision, torch_apart
@@ -715,6 +716,7 @@ def train_segmenter(
     `out` receives `model/`, `scores.csv`, `losses.csv` and `masks/<patient_id>.nii.gz` (out of fold). A patient whose image or mask
     cannot be read is left out with a warning. Raises OptionError for folds that cannot be made and where `out` holds something else.
     """
+    check_jobs(jobs)
     settings, out = settings or UnetSettings(), Path(out)
     table = cohort.patients
     chosen = sorted(patients if patients is not None else table.loc[table["split"].eq("train") & table["has_ct"].eq(True), "patient_id"])
@@ -815,6 +817,7 @@ def segment_cohort(
     """
     model = open_model(model)
     chosen = list(patients) if patients is not None else cohort.patients.loc[cohort.patients["has_ct"].eq(True), "patient_id"].tolist()
+    check_jobs(jobs)
     if not chosen:
         raise CohortError(f"{cohort.path}: no patient has a CT, so there is nothing to segment")
     seen = set(seen_patients(model, cohort, chosen))

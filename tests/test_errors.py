@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 import nsclc_radiomics
 from nsclc_radiomics.cohort import save_cohort
-from nsclc_radiomics.core import DataError, ImageError, NsclcError, Volume, advice, command_line, option, read_volume, write_volume
+from nsclc_radiomics.core import DataError, ImageError, NsclcError, OptionError, Volume, advice, command_line, option, read_volume, write_volume
 from nsclc_radiomics.survival import derive_pfs
 
 KEYWORD = re.compile(r"(?:^|[ ;(\[])[a-z_]+=(?![=\"])")  # `resample=True`, `roi=…`, `evaluator=`
@@ -254,3 +254,23 @@ def test_pfs_without_a_start_says_which_column():
         derive_pfs([], pd.DataFrame())
     found = derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["2023-12-02"]}))
     assert found.time.tolist() == [30] and not found.event.any()
+
+
+def test_options_are_refused_before_any_work(says, cohort, tmp_path, monkeypatch):
+    "Not after a tree of DICOM files was read, nor by joblib."
+    monkeypatch.setattr("nsclc_radiomics.importing.scan_dicom", None)
+    says("import", "dicom", tmp_path, tmp_path / "out", "--endpoint", "cure", texts=("--endpoint must be one of response",))
+    says("import", "dicom", tmp_path, tmp_path / "out", "--split", "test", texts=("--split must be one of train",))
+    says("import", "dicom", tmp_path, cohort, texts=("not an empty folder",))
+    says("import", "nifti", tmp_path / "none.csv", tmp_path / "out", texts=("none.csv: no such file",))
+    from nsclc_radiomics.cohort import load_cohort
+    from nsclc_radiomics.importing import import_dicom
+    from nsclc_radiomics.unet import segment_cohort, train_segmenter
+
+    for refuse in (
+        lambda: import_dicom(tmp_path, tmp_path / "out", jobs=0),
+        lambda: segment_cohort(load_cohort(cohort), "seeded", tmp_path / "out", jobs=0),
+        lambda: train_segmenter(load_cohort(cohort), tmp_path / "out", jobs=0),
+    ):
+        with pytest.raises(OptionError, match="^jobs must be 1 or more, got 0"):
+            refuse()
