@@ -140,6 +140,13 @@ def _check_key(key: Path, out: Path) -> None:
         raise OptionError(f"{key} exists already and may be the only key of an earlier import: move it away{advice(', or name another with {key}', key=...)}")
 
 # %% ../nbs/27_importing.ipynb #ddc12664
+def _check_options(out: str | Path, split: str = "train", endpoint: str = "none") -> None:
+    "OptionError for what would be refused when all files have been read."
+    require_empty(out)
+    check_choice("split", split, PATIENT_COLUMNS["split"].choices)
+    check_choice("endpoint", endpoint, ENDPOINTS)
+
+
 def finish(
     job: Import,
     meta: Mapping[str, Any],  # for cohort.yaml
@@ -400,13 +407,6 @@ def _renamed(
     if lesions is not None:
         lesions = lesions.assign(patient_id=lesions["patient_id"].map(names))
     return (patients, lesions, []) if keep_ids else hide_identity(patients, lesions)
-
-
-def _check_options(out: str | Path, split: str = "train", endpoint: str = "none") -> None:
-    "OptionError for what would be refused when all files have been read."
-    require_empty(out)
-    check_choice("split", split, PATIENT_COLUMNS["split"].choices)
-    check_choice("endpoint", endpoint, ENDPOINTS)
 
 
 def _meta(name: str, evidence: str, endpoint: str, command: str, keep_ids: bool) -> dict[str, Any]:
