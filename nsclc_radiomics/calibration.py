@@ -19,6 +19,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import DataError, OptionError, make_rng
+from .core import require_columns
 from .evaluation import COLOURS, DASHES, check_scores
 
 # %% auto #0
@@ -266,6 +267,7 @@ def plot_decision(
     title: str = "",
 ) -> Figure:
     "Net benefit against the threshold, each model beside treating all and treating none."
+    require_columns(curve, ["model", "threshold", "net_benefit"], "the decision curve", rows=True)
     fig, ax = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
     names = {"all": ("treat all", "0.45", (0, (4, 2))), "none": ("treat none", "0.1", "-")}
     models = [m for m in pd.unique(curve.model) if m not in names]

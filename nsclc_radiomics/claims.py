@@ -18,6 +18,7 @@ from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import OptionError, reference_dir, shipped_yaml
+from .core import require_columns
 from .style import COLOURS
 
 # %% auto #0
@@ -540,6 +541,7 @@ def structured_summary(
     ledger: pd.DataFrame,  # from `weigh`
 ) -> pd.DataFrame:
     "Purpose, materials, methods, results and conclusion of a run, a sentence a row: columns part, summary."
+    require_columns(ledger, ["id", "verdict"], "the ledger of claims")
     printed = reported_performance(5).set_index("model")["auc"]
     rows = [
         ("purpose", f"To run the method of a paper that reports an AUC of {printed['3D-CNN']:.2f} for predicting response of NSCLC to immunotherapy, and to weigh its claims."),
@@ -597,6 +599,7 @@ def plot_reported(
     title: str = "",
 ) -> Figure:
     "AUCs of each model, reported (crosses; dotted intervals are those that 100 patients would give) and obtained."
+    require_columns(found, ["source", "model", "value", "low", "high", "evidence"], "reported and obtained AUCs", rows=True)
     marks = {label: (colour, marker) for label, _, colour, marker in _KINDS}
     fig, axes = plt.subplots(1, len(MODEL_KEYS), figsize=(7.4, 3.2), sharex=True, sharey=True, layout="constrained")
     order = list(dict.fromkeys([*sorted(s for s in found["source"] if s.startswith("reported")), *marks]))

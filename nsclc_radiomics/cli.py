@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .core import NsclcError, OptionError, Run
+from .core import NsclcError, OptionError, Run, command_line
 
 # %% auto #0
 __all__ = ['Commands', 'build_parser', 'main']
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> _Parser:
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, command=parser)
     return parser
 
 
@@ -470,13 +470,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _written(command: argparse.ArgumentParser) -> dict[str, str]:
+    "The options of a command, each with how it is written, so that messages can name them."
+    return {action.dest: max(action.option_strings, key=len) for action in command._actions if action.option_strings}
+
+
 def main(
     argv: Sequence[str] | None = None,  # default: the process's own
 ) -> int:
     "Run a command and give its exit status: 0 well, 1 a comparison found differences, 2 an error that was explained."
     args = build_parser().parse_args(argv)
     try:
-        with _plain_warnings():
+        with command_line(_written(args.command)), _plain_warnings():
             return args.run(args) or 0
     except NsclcError as error:
         print(f"nsclc-radiomics: error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from .core import DataError, MissingDependencyError, ModelError, OptionError, show_progress
+from .core import DataError, MissingDependencyError, ModelError, OptionError, option, show_progress
 from .core import atomic_folder, atomic_path, content_hash, make_rng
 from .device import choose_device, choose_precision, need_torch, torch_apart
 from .network import Augmentation, augment_batch, build_network, mirror_batch
@@ -219,7 +219,7 @@ def _check_settings(model: CNN3DClassifier) -> None:
     for name in ("epochs", "batch_size", "checkpoint_every", "augment_every", "threads"):
         value = getattr(model, name)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise OptionError(f"{name} must be a whole number of 1 or more, got {value!r}")
+            raise OptionError(f"{option(name)} must be a whole number of 1 or more, got {value!r}")
     if model.batch_size < 2:
         raise OptionError("batch_size must be 2 or more: batch normalisation needs something to compare with")
     if not model.learning_rate > 0 or model.weight_decay < 0 or not 0 <= model.validation < 1:

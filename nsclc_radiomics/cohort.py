@@ -32,6 +32,7 @@ from nsclc_radiomics.core import (
     cache_dir,
     read_volume,
 )
+from .core import require_columns
 
 # %% auto #0
 __all__ = ['RESPONSES', 'PATIENT_COLUMNS', 'LESION_COLUMNS', 'ENDPOINTS', 'EVIDENCE_OF_COHORTS', 'IMAGE_SUFFIXES',
@@ -185,6 +186,8 @@ def _read_rows(path: Path) -> tuple[pd.DataFrame, list[str]]:
             lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         return pd.DataFrame(), [f"{path.name}: no such file in {path.parent}"]
+    except OSError as error:
+        return pd.DataFrame(), [f"{path.name}: cannot be opened as a file in {path.parent} ({error.strerror})"]
     except (UnicodeDecodeError, csv.Error) as error:
         return pd.DataFrame(), [f"{path.name}: cannot be read as a CSV file in UTF-8 ({error}); save it again as CSV UTF-8"]
     ragged = [f"{path.name}, row {n}: {len(row)} cells where the header has {len(header)}" for n, row in lines if len(row) != len(header)]
@@ -254,6 +257,8 @@ def _read_meta(path: Path) -> tuple[dict[str, Any], list[str]]:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, [f"cohort.yaml: no such file in {path.parent}"]
+    except OSError as error:
+        return {}, [f"cohort.yaml: cannot be opened as a file in {path.parent} ({error.strerror})"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return {}, [f"cohort.yaml: cannot be read as YAML ({' '.join(str(error).split())})"]
     problems = _check_meta(meta)
@@ -357,7 +362,7 @@ def load_cohort(
     "Load a cohort folder; CohortError lists every problem of its tables and every image that is not there."
     path = Path(path)
     if not path.is_dir():
-        raise CohortError(f"{path}: no such cohort folder; a cohort is a folder with cohort.yaml, patients.csv and images/")
+        raise CohortError(f"{path}: {'is a file, and' if path.exists() else 'no such cohort folder;'} a cohort is a folder with cohort.yaml, patients.csv and images/")
     meta, problems = _read_meta(path / "cohort.yaml")
     patients, wrong = read_table(path / "patients.csv", PATIENT_COLUMNS)
     lesions = None
@@ -414,6 +419,7 @@ def inclusion_flow(
     exclusions: Iterable[tuple[str, Iterable[str]]],  # (reason, ids of those who leave for it), in order; a patient leaves once
 ) -> pd.DataFrame:
     "A table of steps: reason, how many left for it, how many remained, and who left; CohortError for an id that is not there."
+    require_columns(patients, ["patient_id"], "patients")
     remaining = dict.fromkeys(patients["patient_id"])
     rows = [("patients in the cohort", 0, len(remaining), "")]
     known = set(remaining)

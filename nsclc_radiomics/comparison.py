@@ -21,6 +21,7 @@ from statsmodels.stats.multitest import multipletests
 
 from .calibration import net_benefit_difference
 from .core import DataError, OptionError, reference_dir
+from .core import require_columns, require_numbers
 from .evaluation import COLOURS, auc_interval, bootstrap_metrics, check_labels, check_scores, out_of_fold
 
 # %% auto #0
@@ -62,6 +63,7 @@ def compare_models(
 
     DataError where two models were not asked about the same patients, or `against` is not among them.
     """
+    require_columns(predictions, ["model", "set", "y", "probability"], "predictions", rows=True)
     parts, predictions = [], predictions if "patient_id" in predictions else predictions.rename_axis("patient_id").reset_index()
     for name, rows in predictions.groupby("set", sort=False, observed=True):
         wide = _same_patients(rows, name)
@@ -108,7 +110,7 @@ def marker_table(
             auc, low, high = auc_interval(y[known], markers.loc[known, name])
         except DataError as error:
             raise DataError(f"marker {name!r}, {int(known.sum())} patients: {error}") from None
-        drawn = bootstrap_metrics(y[known], markers.loc[known, [name]].astype(float), {name: np.inf}, resamples, seed)[name]["auc"]
+        drawn = bootstrap_metrics(y[known], require_numbers(markers.loc[known, [name]], "markers"), {name: np.inf}, resamples, seed)[name]["auc"]
         rows.append((name, int(known.sum()), int(y[known].sum()), auc, low, high, *drawn.quantile([0.025, 0.975])))
     return pd.DataFrame(rows, columns=["marker", "n", "positives", "auc", "low", "high", "boot_low", "boot_high"])
 
@@ -136,6 +138,7 @@ def paired_by_fold(
     folds: pd.Series,  # the fold in which each patient was tested, same for both
 ) -> dict[str, float]:
     "As `paired_delong`, with pairs of patients of the same fold only: DeLong's estimates of the folds, averaged by their number of pairs."
+    check_labels(y)
     if not (y.index.equals(folds.index) and len(y) == len(a) == len(b)):
         raise DataError("labels, scores and folds must have the same patients in the same order")
     parts, weight = [], []
@@ -171,7 +174,7 @@ def added_value(
         raise DataError("there is no marker to add to: give at least one column of markers")
     data = pd.concat([markers, score.rename("score")], axis=1, sort=False).reindex(y.index)
     known = data.notna().all(axis=1)
-    data, labels = data[known].astype(float), y[known]
+    data, labels = require_numbers(data[known], "markers and score"), y[known]
     check_labels(labels)
     base, full = data.drop(columns="score"), data
     model = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf, max_iter=1000))
@@ -261,6 +264,7 @@ def bands(
     cuts: list[float],  # rising, e.g. [1, 50]
 ) -> pd.Series:
     "Numbers as ordered bands, each holding its lower cut: `< 1`, `1 to < 50`, `>= 50`; empty stays empty."
+    values = require_numbers(values, "values to be put in bands")
     names = [f"< {cuts[0]:g}", *(f"{a:g} to < {b:g}" for a, b in itertools.pairwise(cuts)), f">= {cuts[-1]:g}"]
     return pd.cut(values, [-np.inf, *cuts, np.inf], right=False, labels=names)
 
@@ -270,6 +274,7 @@ def plot_subgroups(
     title: str = "",
 ) -> Figure:
     "AUC and 95 % interval of each subgroup, with patients and responders; the line is the AUC of all."
+    require_columns(table, ["grouping", "level", "auc", "low", "high", "n", "positives", "note"], "the table of subgroups", rows=True)
     fig, ax = plt.subplots(figsize=(6.6, 0.6 + 0.27 * len(table)), layout="constrained")
     at = np.arange(len(table))[::-1] - 0.4 * table.grouping.ne(table.grouping.shift()).cumsum().to_numpy()
     ax.axvline(0.5, color="0.7", lw=1, ls=":")

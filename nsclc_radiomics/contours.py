@@ -18,16 +18,7 @@ from sklearn.base import BaseEstimator, clone
 
 from .cohort import Cohort, fetch_sample, has_sample, load_cohort, save_cohort
 from .comparison import paired_delong
-from nsclc_radiomics.core import (
-    DataError,
-    atomic_folder,
-    content_hash,
-    make_rng,
-    read_json,
-    read_volume,
-    worker_count,
-    write_json,
-)
+from .core import DataError, atomic_folder, content_hash, make_rng, read_json, read_volume, require_columns, require_numbers, worker_count, write_json
 from .evaluation import guard_disjoint
 from .mask import read_mask
 from .robustness import feature_icc
@@ -56,6 +47,8 @@ def automatic_outlines(
     for which, rows in cohort.patients[cohort.patients["has_ct"].eq(True)].groupby("split"):
         ids = sorted(rows["patient_id"])
         chosen[which] = sorted(ids[k] for k in make_rng(seed, "outlined", which).permutation(len(ids))[:most])
+    if settings is not None and not chosen.get("train"):
+        raise DataError(f"{cohort.path}: no training patient has a CT for the network to learn from")
     if settings is not None:
         model, scores = train_segmenter(cohort, out / "training", settings, 2, chosen["train"], jobs=jobs, progress=False, replace_other=True)
         parts, how = [scores.assign(set="train, out of fold", method="network")], {"network": (model, "auto"), **how}
@@ -79,11 +72,16 @@ def _outlined_once(cohort: Cohort, model: Any, out: Path, where: str, patients: 
         shutil.rmtree(out, ignore_errors=True)
         segment_cohort(cohort, model, out, where, patients, jobs=jobs, progress=False)
         write_json(note, {"key": key})
-    return pd.read_csv(out / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip").set_index("patient_id")
+    table = pd.read_csv(out / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip").set_index("patient_id")
+    if "dice" not in table:
+        first = next((f"; {p}: {note}" for p, note in table["note"].items()), "")
+        raise DataError(f"{cohort.path}: none of {len(table)} patients could be outlined and scored{first}")
+    return table
 
 
 def score_table(scores: pd.DataFrame) -> pd.DataFrame:
     "`summarise_scores` for each set and method: one row a set, method and score."
+    require_columns(scores, ["set", "method"], "scores", rows=True)
     groups = scores.groupby(["set", "method"], sort=False)
     parts = {key: summarise_scores(rows) for key, rows in groups}
     return pd.concat(parts, names=["set", "method", "score"]).reset_index()
@@ -144,7 +142,10 @@ def outline_cost(
 
     Sets with fewer than two patients of a class are left out; DataError where no set is left.
     """
+    expert, automatic = require_numbers(expert, "features in the expert's outlines"), require_numbers(automatic, "features in the automatic outlines")
     train = expert.index[(split.reindex(expert.index) == "train") & expert.index.isin(y.index)]
+    if y[train].nunique() < 2:
+        raise DataError(f"{len(train)} training patients have features and a label; patients of both classes are needed")
     rows = []
     for name, model in models.items():
         fitted = clone(model).fit(expert.loc[train], y[train])

@@ -36,6 +36,8 @@ from nsclc_radiomics.core import (
     make_rng,
     write_volume,
 )
+from .core import require_columns, require_numbers
+from .core import advice
 from .evaluation import COLOURS, auc_interval, check_labels, check_scores, out_of_fold, performance_table, predict_sets
 from .mask import read_mask
 from .models import VOLUME_FEATURE, make_model
@@ -128,6 +130,7 @@ def leaky_auc(
     seed: int = 0,
 ) -> float:
     "The AUC of the model on the `keep` features that suit the labels of all patients, held-out ones too. For show only: it is wrong."
+    X = require_numbers(X, "features", rows=True)
     columns = X.columns[SelectKBest(k=min(keep, X.shape[1])).fit(X, y).get_support()]
     return cross_validated_auc(model, X[columns], y, n_splits, seed)
 
@@ -200,7 +203,7 @@ def run_controls(
     rows = [_scored("model", y, out_of_fold(model, X, y, folds, jobs)[0])]
     if volume is not None:
         if volume not in X:
-            raise DataError(f"there is no feature {volume!r} for the volume-only control; give volume=None where volume is not measured")
+            raise DataError(f"there is no feature {volume!r} for the volume-only control{advice('; give {volume} where volume is not measured', volume=None)}")
         size = X[[volume]].set_axis([VOLUME_FEATURE], axis=1)
         rows.append(_scored("volume alone", y, out_of_fold(make_model("volume"), size, y, folds, jobs)[0]))
     rows += [_scored(name, labels, scores) for name, (labels, scores) in (extra or {}).items()]
@@ -234,6 +237,7 @@ def require_controls(
     table: pd.DataFrame,  # from `run_controls`
 ) -> None:
     "Raise LeakageError that names each control that does not hold."
+    require_columns(table, ["control", "auc", "low", "high", "must", "holds"], "the table of controls")
     failed = table[table.holds.eq(False)]
     if len(failed):
         found = "; ".join(f"{r.control} has AUC {r.auc:.2f} ({r.low:.2f} to {r.high:.2f}) and must {r.must}" for r in failed.itertuples())
@@ -249,6 +253,7 @@ def null_intervals(
     Columns model, set, patients, auc, low, high, holds, low_all, high_all, holds_all. For m rows the intervals for all have the level
     1 - (1 - level) / m each (Bonferroni).
     """
+    require_columns(predictions, ["model", "set", "y", "probability"], "predictions", rows=True)
     groups, rows = list(predictions.groupby(["model", "set"], sort=False)), []
     together = 1 - (1 - level) / len(groups)
     for (model, which), part in groups:
@@ -299,6 +304,7 @@ def plot_controls(
     title: str = "",
 ) -> Figure:
     "The model and its controls, AUC with interval; controls that do not hold are crosses."
+    require_columns(table, ["control", "auc", "low", "high", "holds"], "the table of controls", rows=True)
     fig, ax = plt.subplots(figsize=(6, 0.7 + 0.36 * len(table)), layout="constrained")
     ax.axvline(0.5, color="0.7", lw=1, ls=":")
     for height, row in zip(range(len(table), 0, -1), table.itertuples()):

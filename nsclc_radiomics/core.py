@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -32,10 +32,10 @@ if TYPE_CHECKING:  # slow to import, and not needed by what reads no image: `nsc
 # %% auto #0
 __all__ = ['VOLUME_SUFFIXES', 'EVIDENCE', 'NsclcError', 'OptionError', 'CohortError', 'ImageError', 'GeometryError', 'MaskError',
            'FeatureError', 'DataError', 'LeakageError', 'ResponseError', 'ModelError', 'RunError',
-           'MissingDependencyError', 'Volume', 'corners', 'grid_difference', 'atomic_path', 'atomic_folder',
-           'require_empty', 'read_json', 'write_json', 'shipped_yaml', 'read_volume', 'write_volume', 'make_rng',
-           'worker_count', 'show_progress', 'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir',
-           'Run']
+           'MissingDependencyError', 'command_line', 'option', 'advice', 'check_choice', 'require_columns',
+           'require_numbers', 'Volume', 'corners', 'grid_difference', 'atomic_path', 'atomic_folder', 'require_empty',
+           'read_json', 'write_json', 'shipped_yaml', 'read_volume', 'write_volume', 'make_rng', 'worker_count',
+           'show_progress', 'content_hash', 'code_hash', 'cache_dir', 'project_root', 'reference_dir', 'Run']
 
 # %% ../nbs/00_core.ipynb #c9c0f163
 class NsclcError(Exception):
@@ -88,6 +88,112 @@ class RunError(NsclcError):
 
 class MissingDependencyError(NsclcError, ImportError):
     "An optional package is needed; the message gives the commands that install it."
+
+# %% ../nbs/00_core.ipynb #3f1177fb
+_COMMAND = "NSCLC_COMMAND_OPTIONS"  # an environment variable, so that worker processes know the interface too
+
+if "ipykernel" in sys.modules:  # a notebook that a command executes is Python again
+    os.environ.pop(_COMMAND, None)
+
+
+@contextlib.contextmanager
+def command_line(
+    options: Mapping[str, str],  # what the running command offers: the parameter's name and how it is written, {"resample": "--resample"}
+) -> Iterator[None]:
+    "Within the block, messages name options as the command line does, in worker processes that are started there too."
+    before = os.environ.get(_COMMAND)
+    os.environ[_COMMAND] = json.dumps(dict(options))
+    try:
+        yield
+    finally:
+        os.environ.pop(_COMMAND, None) if before is None else os.environ.update({_COMMAND: before})
+
+
+def _offered() -> dict[str, str] | None:
+    "The running command's options, or None in Python."
+    known = os.environ.get(_COMMAND)
+    return None if known is None else json.loads(known)
+
+# %% ../nbs/00_core.ipynb #7f706d24
+def option(
+    name: str,  # of a function's parameter
+    *value: Any,  # what to pass; `...` where the reader knows it; nothing to name the option only
+) -> str:
+    "An option as the interface in use writes it: `resample=True` in Python, `--resample` or `--label 255` on the command line."
+    offered, given = _offered(), value[0] if value else ...
+    if offered is None:
+        return name if not value else f"{name}=…" if given is ... else f"{name}={given!r}"
+    written = offered.get(name, name)
+    return written if given is ... or given is True else f"{written} {given}"
+
+# %% ../nbs/00_core.ipynb #f4e9294f
+def advice(
+    text: str,  # with the options in braces: "; pass {resample} to move it onto the image"
+    otherwise: str = "",  # said by a command that does not offer all of them
+    **options: Any,  # the value of each, as `option` takes it; none at all for advice that holds in Python only
+) -> str:
+    "Advice in the terms of the interface in use, or `otherwise` where the running command cannot do what it says."
+    offered = _offered()
+    if offered is not None and (not options or not set(options) <= set(offered)):
+        return otherwise
+    for name, value in options.items():
+        text = text.replace("{" + name + "}", option(name, value))
+    return text
+
+# %% ../nbs/00_core.ipynb #586f7614
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    "OptionError unless the option of that name has one of the known values; called before any work."
+    if value not in (known := list(known)):
+        raise OptionError(f"{option(name)} must be one of {', '.join(map(str, known))}, got {value!r}")
+
+
+
+
+# %% ../nbs/00_core.ipynb #d2e6ce2c
+def require_columns(
+    table: Any,
+    columns: Sequence[str] | Mapping[str, str],  # names; or names and what each should hold
+    what: str,  # the table's name in messages: "patients", "predictions"
+    error: type[NsclcError] = DataError,
+    rows: bool = False,  # refuse a table without rows too
+) -> None:
+    "Raise unless `table` is a DataFrame with these columns; the message names what is missing, what it should hold, and what is there."
+    import pandas as pd  # here, so that a process which needs no table starts sooner
+
+    if not isinstance(table, pd.DataFrame):
+        raise error(f"{what}: a pandas DataFrame is needed, got {type(table).__name__}")
+    absent = [c for c in columns if c not in table.columns]
+    if absent:
+        told = [f"{c} ({columns[c]})" if isinstance(columns, Mapping) and columns[c] else c for c in absent]
+        found = ", ".join(map(str, table.columns[:30])) + (" and more" if len(table.columns) > 30 else "")
+        raise error(f"{what}: column {', '.join(told)} missing; the columns found are {found or 'none'}")
+    if rows and table.empty:
+        raise error(f"{what}: the table has no rows")
+
+# %% ../nbs/00_core.ipynb #16ec8593
+def require_numbers(
+    values: Any,  # a table or a column
+    what: str,  # its name in messages
+    rows: bool = False,  # refuse what has no rows or no columns too
+) -> Any:
+    "The same as floats, of the same kind; DataError names the column, the row and the value that is no number."
+    if rows and 0 in values.shape:
+        raise DataError(f"{what}: the table has no {'rows' if len(values) == 0 else 'columns'}")
+    for name, column in values.items() if values.ndim == 2 else [(None, values)]:
+        try:
+            column.astype(float)
+        except (TypeError, ValueError):
+            known, where = column[column.notna()], "" if name is None else f", column {name!r}"
+            bad = known[[_no_number(v) for v in known]]
+            raise DataError(f"{what}{where}: {bad.iloc[0]!r} of {bad.index[0]!r} is not a number; convert or leave out the column") from None
+    return values.astype(float)
+
+
+def _no_number(value: Any) -> bool:
+    try:
+        return float(value) is None
+    except (TypeError, ValueError):
+        return True
 
 # %% ../nbs/00_core.ipynb #2d20ec02
 def _identity() -> tuple[float, ...]:
@@ -195,7 +301,9 @@ def grid_difference(
 def atomic_path(path: str | Path) -> Iterator[Path]:
     "A path beside `path` to write a file to; it is renamed to `path` when the block ends well and removed when it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise OptionError(f"{path}: is a folder, and a file is to be written; give a file's name")
+    _make_parent(path)
     suffix = "".join(path.suffixes)  # kept, since writers choose the format by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[: -len(suffix) or None]}.", suffix=suffix)
     os.close(handle)
@@ -216,7 +324,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     require_empty(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
@@ -226,6 +334,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_parent(path: Path) -> None:
+    "The folder that `path` goes to; OptionError where there can be none, or nothing can be written to it."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise OptionError(f"{path}: the folder {path.parent} cannot be made ({error.strerror}); choose another place") from None
+    if not allowed:
+        raise OptionError(f"{path}: the folder {path.parent} cannot be written to; choose another place, or change its permissions")
 
 
 def require_empty(path: str | Path) -> None:
@@ -247,6 +366,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be opened as a file ({error.strerror})") from None
     except ValueError as error:
         raise RunError(f"{path}: not readable as JSON ({error}); remove it and run again") from None
 
@@ -280,7 +401,7 @@ def read_volume(
     """
     path = Path(path)
     if not path.is_file():
-        raise ImageError(f"{path}: no such file")
+        raise ImageError(f"{path}: " + ("is a folder, and an image file is expected" if path.is_dir() else "no such file"))
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         raise ImageError(f"{path}: not a format that is read here; expected one of {', '.join(VOLUME_SUFFIXES)}")
     try:
@@ -369,7 +490,7 @@ def make_rng(
 ) -> np.random.Generator:
     "A random generator that depends on the seed and the keys only."
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise OptionError(f"seed must be a whole number of zero or more, got {seed!r}")
+        raise OptionError(f"{option('seed')} must be a whole number of zero or more, got {seed!r}")
     text = "\x1f".join(map(str, (int(seed), *keys)))
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
 
@@ -380,7 +501,7 @@ def worker_count(
 ) -> int:
     "The number of processes that `jobs` asks for, no more than there are tasks; OptionError unless it is None or 1 or more."
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or jobs < 1):
-        raise OptionError(f"jobs must be a whole number of 1 or more, got {jobs!r}; without it one process per core is used")
+        raise OptionError(f"{option('jobs')} must be a whole number of 1 or more, got {jobs!r}; without it one process per core is used")
     from joblib import cpu_count  # slow to import, and most callers need no processes
 
     wanted = int(jobs or cpu_count())
@@ -485,7 +606,7 @@ class Run:
     def folder(self, name: str) -> Path:
         "A folder of the run, e.g. `figures`, `tables`, `features`, `predictions` or `models`, made when it is not there."
         made = self.path / name
-        made.mkdir(parents=True, exist_ok=True)
+        _make_parent(made / "file")
         return made
 
     def need(self, name: str, made_by: str) -> Path:
@@ -499,7 +620,7 @@ class Run:
         "A lock for `with`: notebooks that run side by side do what is of that name one after the other."
         from filelock import FileLock
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        _make_parent(self.path / "file")
         return FileLock(self.path / f".{what}.lock")
 
     def record(self, numbers: Mapping[str, Mapping[str, Any]]) -> None:

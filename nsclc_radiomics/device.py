@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .core import MissingDependencyError, OptionError
+from .core import option
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,7 @@ def choose_device(
     if name == "auto":
         return next(kind for kind, present in there.items() if present)
     if not there.get(str(name).split(":")[0], False):
-        raise OptionError(f"device {name!r} is not there; available: auto, {', '.join(n for n, present in there.items() if present)}")
+        raise OptionError(f"{option('device')} {name!r} is not there; available: auto, {', '.join(n for n, present in there.items() if present)}")
     return name
 
 # %% ../nbs/31_device.ipynb #12378381

@@ -18,6 +18,7 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon,
 from matplotlib.path import Path as Outline
 
 from .core import DataError, OptionError, make_rng
+from .core import require_columns
 from .device import need_torch
 from .style import COLOURS
 
@@ -266,6 +267,7 @@ def network_stages(
 
     Columns stage, output, kind, layers (words), weights, source (the stage it is made from; -1: joined from those that nothing else takes).
     """
+    require_columns(layers, ["layer", "after", "kind", "detail", "output", "weights"], "layers of the network", rows=True)
     stages: list[dict[str, Any]] = []
     place: dict[str, int] = {}  # layer -> its stage
     for row in layers.itertuples():

@@ -21,6 +21,7 @@ from sklearn.utils.metaestimators import available_if
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import DataError, LeakageError, OptionError, make_rng
+from .core import require_columns
 from .style import COLOURS, DASHES
 
 # %% auto #0
@@ -379,6 +380,8 @@ def bootstrap_metrics(
     "The `METRICS` of each model in the same bootstrap resamples of the patients: one row a resample, columns (model, metric)."
     if resamples < 1:
         raise OptionError(f"resamples must be at least one, got {resamples!r}")
+    if not len(scores.columns):
+        raise DataError("scores: the table has no columns; one for each model is needed")
     rng, draws = make_rng(seed, "bootstrap"), []
     checked = {name: check_scores(y, scores[name], f"scores of {name}") for name in scores}
     n, size = len(scores), 500  # resamples at a time, so that memory does not grow with their number
@@ -509,11 +512,7 @@ def performance_table(
 
 
 def _groups(table: pd.DataFrame, keys: Sequence[str]) -> Any:
-    missing = {*keys, "y", "probability"} - set(table.columns)
-    if missing:
-        raise DataError(f"the table of predictions lacks the column {min(missing)!r}; it has {', '.join(map(str, table.columns))}")
-    if not len(table):
-        raise DataError("the table of predictions is empty")
+    require_columns(table, [*keys, "y", "probability"], "predictions", rows=True)
     return table.groupby(list(keys), sort=False, observed=True)
 
 
@@ -536,6 +535,7 @@ def with_unseen(
     predictions: pd.DataFrame,  # with a column set; one row a patient, model and set
 ) -> pd.DataFrame:
     "The rows, and once more those of all sets but the cross-validated, as one more set `UNSEEN`: the patients that no model has learnt from."
+    require_columns(predictions, ["set"], "predictions")
     return pd.concat([predictions, predictions[predictions.set != SETS[0]].assign(set=UNSEEN)])
 
 
@@ -590,6 +590,9 @@ def plot_confusion(
     classes: tuple[str, str] = ("non-responder", "responder"),
 ) -> Figure:
     "Confusion matrices, up to four in a row: counts, and shares of the true class as shade."
+    for name, call in calls.items():
+        if len(call) != len(y) or not len(y) or pd.isna(call).any() or not np.isin(np.asarray(call), (0, 1)).all():
+            raise DataError(f"{name}: one call, True or False, is needed for each of the {len(y)} labels")
     wide = min(len(calls), 4)
     rows = -(-len(calls) // wide)
     fig, axes = plt.subplots(rows, wide, figsize=(2.5 * wide, 2.9 * rows), layout="constrained", squeeze=False)

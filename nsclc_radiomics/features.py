@@ -35,6 +35,7 @@ from nsclc_radiomics.core import (
     show_progress,
     worker_count,
 )
+from .core import advice, option
 from nsclc_radiomics.engine import (
     CLASS_NAMES,
     bounding_box,
@@ -132,10 +133,10 @@ def _read_settings(settings: str | Path | Mapping[str, Any]) -> tuple[str, Mappi
     shipped = files("nsclc_radiomics") / "settings" / f"{settings}.yaml"
     path = Path(str(shipped)) if settings in SETTINGS else Path(settings)
     if not path.is_file():
-        raise OptionError(f"settings {settings}: neither a file nor one of {', '.join(SETTINGS)}")
+        raise OptionError(f"settings {settings}: {'a folder, ' if path.is_dir() else ''}neither a file nor one of {', '.join(SETTINGS)}")
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise OptionError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(params, Mapping):
         raise OptionError(f"{path}: holds no settings; sections `setting`, `imageType` and `featureClass` are expected")
@@ -178,12 +179,12 @@ def extract_case(
     chosen = load_settings(settings)
     difference = grid_difference(image, mask)
     if difference:
-        raise GeometryError(f"the mask is not on the image's grid: {difference}; `mask.fit_mask` can move it there")
+        raise GeometryError(f"the mask is not on the image's grid: {difference}{advice('; `mask.fit_mask` can move it there')}")
     inside = np.asarray(mask.array)
     if inside.dtype != bool:
         labels = np.unique(inside)
         if not np.isin(labels, (0, 1)).all():
-            raise MaskError(f"the mask holds {labels[:5].tolist()}, and 0 and 1 are expected: read it with `read_mask`, which asks for the label")
+            raise MaskError(f"the mask holds {labels[:5].tolist()}, and 0 and 1 are expected{advice(': read it with `read_mask`, which asks for the label')}")
         inside = inside > 0
     if not inside.any():
         raise MaskError("the mask is empty: there is nothing to measure")
@@ -285,7 +286,7 @@ def _backend(scheduler: str | None) -> tuple[Any, int | None]:
     try:
         from distributed import Client
     except ImportError:
-        raise MissingDependencyError("--scheduler needs Dask; install it with: pip install dask distributed") from None
+        raise MissingDependencyError(f"{option('scheduler')} needs Dask; install it with: pip install dask distributed") from None
     from joblib import parallel_config
 
     try:
@@ -335,7 +336,7 @@ def extract_cohort(
 def _unit(modality: str) -> str:
     units = {"ct": "HU", "pet": "SUVbw"}
     if modality not in units:
-        raise OptionError(f"modality must be ct or pet, got {modality!r}")
+        raise OptionError(f"{option('modality')} must be ct or pet, got {modality!r}")
     return units[modality]
 
 

@@ -240,7 +240,10 @@ def ibsi_values(
 
 def read_consensus(path: str | Path) -> pd.DataFrame:
     "The consensus values: columns case, tag, reference_value, tolerance; DataError where the file has others."
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise DataError(f"{path}: cannot be read as a CSV file ({error})") from None
     wanted = ["case", "tag", "reference_value", "tolerance"]
     if list(table.columns) != wanted:
         raise DataError(f"{path}: columns {list(table.columns)}, expected {wanted}")

@@ -35,6 +35,7 @@ from pydicom.uid import (
 )
 
 from .core import VOLUME_SUFFIXES, GeometryError, ImageError, NsclcError, OptionError, Volume, grid_difference, read_volume
+from .core import advice
 
 # %% auto #0
 __all__ = ['write_dicom', 'Series', 'scan_dicom', 'parsing', 'read_header', 'read_ct', 'decay_reference', 'average_count_time',
@@ -459,15 +460,15 @@ def _even_step(places: np.ndarray, slices: list[_Slice], name: str) -> float:
 
 def _check_tilt(slices: list[_Slice], points: np.ndarray, row: np.ndarray, column: np.ndarray, name: str) -> None:
     "ImageError where slices slide sideways along the stack, as with a tilted gantry."
-    advice = "a sheared stack is no regular grid; reformat the series without tilt"
+    mend = "a sheared stack is no regular grid; reformat the series without tilt"
     if len(points) > 1:
         slide = (points[-1] - points[0]) @ np.column_stack([row, column])
         if np.abs((points - points[0]) @ np.column_stack([row, column])).max() > 0.5:
             angle = np.degrees(np.arctan2(np.linalg.norm(slide), abs((points[-1] - points[0]) @ np.cross(row, column))))
-            raise ImageError(f"{name}: gantry tilt: slices slide by {np.linalg.norm(slide):.1f} mm over the stack ({angle:.1f}°); {advice}")
+            raise ImageError(f"{name}: gantry tilt: slices slide by {np.linalg.norm(slide):.1f} mm over the stack ({angle:.1f}°); {mend}")
     tilt = slices[0].number("GantryDetectorTilt") if slices[0].get("GantryDetectorTilt") is not None else 0.0
     if abs(tilt) > 0.5 and "DERIVED" not in str(slices[0].get("ImageType")):
-        raise ImageError(f"{name}: {_tag('GantryDetectorTilt')} is {tilt:g}°; {advice}")
+        raise ImageError(f"{name}: {_tag('GantryDetectorTilt')} is {tilt:g}°; {mend}")
 
 # %% ../nbs/20_image.ipynb #09317070
 def read_ct(
@@ -543,7 +544,8 @@ def _choose(source: str | Path | Iterable[str | Path] | Series, modality: str) -
         raise ImageError(f"{where}: no {modality} series there, found {'; '.join(map(str, found)) or 'no DICOM images'}{first}")
     if len(volumes) > 1:
         listed = "; ".join(map(str, volumes))
-        raise ImageError(f"{where}: {len(volumes)} {modality} series ({listed}); pick one from scan_dicom and read that")
+        one = advice("pick one from scan_dicom and read that", "give a folder that holds one of them only")
+        raise ImageError(f"{where}: {len(volumes)} {modality} series ({listed}); {one}")
     return volumes[0]
 
 # %% ../nbs/20_image.ipynb #0af0b57b
@@ -884,7 +886,8 @@ def read_image(
     found, _ = scan_dicom(path)
     kinds = {s.modality for s in found if s.modality in ("CT", "PT")}
     if kinds == {"CT", "PT"}:
-        raise ImageError(f"{path}: both CT and PET series there; use read_ct or read_pet")
+        one = advice("use read_ct or read_pet", "give the folder of one of them")
+        raise ImageError(f"{path}: both CT and PET series there; {one}")
     volume = read_pet(path) if kinds == {"PT"} else read_ct(path)
     if unit and volume.unit != unit:
         raise ImageError(f"{path}: holds {volume.unit}, asked for {unit}")

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
+from .cohort import ENDPOINTS, LESION_COLUMNS, PATIENT_COLUMNS, Column, read_table, save_cohort
 from nsclc_radiomics.core import (
     CohortError,
     DataError,
@@ -42,6 +42,9 @@ from nsclc_radiomics.core import (
     worker_count,
     write_volume,
 )
+from .core import check_choice
+from .core import require_columns
+from .core import advice, option
 from .image import Series, read_ct, read_header, read_pet, scan_dicom
 from .mask import fit_mask, list_rois, read_mask, read_rtstruct, read_seg
 
@@ -135,9 +138,16 @@ def _check_key(key: Path, out: Path) -> None:
     if out.resolve() in (key.resolve(), *key.resolve().parents):
         raise OptionError(f"{key}: the key links pseudonyms to patients and must lie outside the cohort {out}; choose another place")
     if key.exists():
-        raise OptionError(f"{key} exists already and may be the only key of an earlier import: move it away, or name another with key=…")
+        raise OptionError(f"{key} exists already and may be the only key of an earlier import: move it away{advice(', or name another with {key}', key=...)}")
 
 # %% ../nbs/27_importing.ipynb #ddc12664
+def _check_options(out: str | Path, split: str = "train", endpoint: str = "none") -> None:
+    "OptionError for what would be refused when all files have been read."
+    require_empty(out)
+    check_choice("split", split, PATIENT_COLUMNS["split"].choices)
+    check_choice("endpoint", endpoint, ENDPOINTS)
+
+
 def finish(
     job: Import,
     meta: Mapping[str, Any],  # for cohort.yaml
@@ -152,7 +162,10 @@ def finish(
             f"no patient could be taken, so that {out} was not made; all reasons are in {report_path(out)}"
             + "".join(f"\n  {reason}" for reason in reasons)
         )
-    save_cohort(job.folder, meta, patients, lesions)
+    try:
+        save_cohort(job.folder, meta, patients, lesions)
+    except CohortError as error:  # the folder is a temporary one until it is complete
+        raise CohortError(str(error).replace(str(job.folder), str(out))) from None
 
 # %% ../nbs/27_importing.ipynb #6456464f
 _OWKIN_DIRECTION = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0)  # array axes 0, 1, 2 point to posterior, left, superior
@@ -214,6 +227,7 @@ def import_owkin(
     The challenge's own numbers are kept as ids (`patient_002`); `SourceDataset` becomes the centre; the endpoint is two-year survival.
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be taken.
     """
+    _check_options(out, split)
     src = _owkin_folder(Path(src))
     patients = _owkin_patients(src).assign(split=split)
     with importing_to(out) as job:
@@ -280,6 +294,9 @@ def hide_identity(
     lesions: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
     "The tables without what could identify a patient, and a list of what was taken away, in words."
+    require_columns(patients, ["patient_id"], "patients")
+    if lesions is not None:
+        require_columns(lesions, ["patient_id", "visit_date"], "lesions")
     notes = [f"column {c!r} is not part of the schema and may identify patients" for c in patients.columns if c not in PATIENT_COLUMNS]
     patients = patients[[c for c in patients.columns if c in PATIENT_COLUMNS]].copy()
     if (old := patients.get("age", pd.Series(dtype=float)) > _OLDEST).any():
@@ -321,6 +338,8 @@ def _read_tables(
         problems += wrong
         strangers = visits["patient_id"][~visits["patient_id"].isin(patients["patient_id"])]
         problems += [f"{Path(lesions).name}, row {row}: patient {p!r} is not in {table.name}" for row, p in strangers.dropna().items()]
+    if problems == [f"{table.name}: no such file in {table.parent}"]:
+        raise CohortError(f"{table}: no such file")
     if problems:
         raise CohortError(f"{table} cannot be imported:\n  " + "\n  ".join(problems))
     return patients, visits
@@ -343,6 +362,7 @@ def import_nifti(
     Where the table has no column `split`, all patients are in `train`; where it has no `centre`, it is `unknown`.
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be taken.
     """
+    _check_options(out, endpoint=endpoint)
     table = Path(table)
     patients, visits = _read_tables(table, lesions, Column("id" if keep_ids else "text", "", required=True), _PATHS)
     names = {p: p for p in patients["patient_id"]} if keep_ids else pseudonyms(patients["patient_id"].tolist())
@@ -497,7 +517,7 @@ def _draw(outline: Outline, image: Volume, roi: str | Sequence[str], merge: bool
     found = match_roi(names, roi)
     if len(found) != 1 and not (merge and found):
         what = f"{len(found)} names match ({', '.join(found)})" if found else "no name matches"
-        raise MaskError(f"{outline.series.modality}: {what}; it offers {', '.join(names) or 'nothing'}; say which with roi=…")
+        raise MaskError(f"{outline.series.modality}: {what}; it offers {', '.join(names) or 'nothing'}{advice('; say which with {roi}', roi=...)}")
     read = read_rtstruct if outline.series.modality == "RTSTRUCT" else read_seg
     pattern = found[0] if len(found) == 1 else "|".join(f"{re.escape(n.strip())}$" for n in found)
     return read(outline.file, image, pattern, merge), " + ".join(found)
@@ -524,7 +544,7 @@ def _outlined(image_series: Series, outlines: Sequence[Outline], roi: str | Sequ
     first, mask, name = drawn[0]
     if any(not np.array_equal(mask.array, other.array) for _, other, _ in drawn[1:]):
         matching = ", ".join(n for _, _, n in drawn)
-        raise MaskError(f"{len(drawn)} different outlines of this image match ({matching}); say which with roi=…")
+        raise MaskError(f"{len(drawn)} different outlines of this image match ({matching}){advice('; say which with {roi}', roi=...)}")
     tell(first.series, True, name)
     for outline, _, _ in drawn[1:]:
         tell(outline.series, False, "the same outline again")
@@ -715,6 +735,8 @@ def import_dicom(
     A file without a patient's id counts as a patient of its own study. Raises ImageError where `src` is not there, CohortError for tables
     that break their schema and where no patient can be taken, OptionError for options that cannot be used.
     """
+    _check_options(out, split, endpoint)
+    worker_count(jobs)
     series, skipped = scan_dicom(src)
     by_patient: dict[str, list[Series]] = {}
     for s in series:
@@ -800,7 +822,7 @@ def collection_series(
     "CT, PET and outlines of a collection, one row a series, as the index has them; OptionError for an annotation that is not there."
     name, series = _needed_series(collection)
     if patients is not None and patients < 1:
-        raise OptionError(f"patients must be one or more, got {patients}")
+        raise OptionError(f"{option('patients')} must be one or more, got {patients}")
     series["outline"] = series["Modality"].isin(["RTSTRUCT", "SEG"])
     known = sorted(series["analysis_result_id"].dropna().unique())
     if strange := sorted(set(annotations) - set(known)):
@@ -874,15 +896,16 @@ def _check_outlines(series: pd.DataFrame, collection: str) -> None:
     if not series["outline"].any():
         others = list_collection(collection)
         offered = others.loc[others["Modality"].isin(["RTSTRUCT", "SEG"]), "annotations"].unique()
-        advice = f"take others' with annotations=…: {', '.join(offered)}" if len(offered) else "a cohort cannot be made of it"
-        raise OptionError(f"{collection}: holds no tumour outlines of its own for these patients; {advice}")
+        others = advice("take others' with {annotations}", "there are others'", annotations=...)
+        hint = f"{others}: {', '.join(offered)}" if len(offered) else "a cohort cannot be made of it"
+        raise OptionError(f"{collection}: holds no tumour outlines of its own for these patients; {hint}")
 
 
 def _confirm(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin or not sys.stdin.isatty():
-        raise OptionError("nothing was downloaded: pass yes=True (--yes on the command line) to download what is listed above")
+        raise OptionError("nothing was downloaded" + advice(": pass {yes} to download what is listed above", yes=True))
     if input("Download? [y/N] ").strip().lower() not in ("y", "yes"):
         raise OptionError("nothing was downloaded, as you asked")
 

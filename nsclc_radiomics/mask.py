@@ -33,6 +33,7 @@ from nsclc_radiomics.core import (
     grid_difference,
     read_volume,
 )
+from .core import advice
 from .image import Series, parsing, read_ct, read_header, read_pet, scan_dicom
 
 # %% auto #0
@@ -67,7 +68,7 @@ def choose_label(
     if array.dtype.kind == "f" and not match.any():
         match = np.isclose(values, label, rtol=0.01, atol=0)  # 0.0039 stands for 0.00392157
     if label == 0 or match.sum() != 1:
-        raise MaskError(f"{name}: label {label:g} is not there; the mask holds {_listed(values, counts)}; pass one of these as label")
+        raise MaskError(f"{name}: label {label:g} is not there; the mask holds {_listed(values, counts)}{advice('; pass one of these as {label}', label=...)}")
     return array == values[match][0]
 
 
@@ -80,13 +81,19 @@ def _explain(values: np.ndarray, counts: np.ndarray) -> str:
     found = _listed(values, counts)
     if values.size > 1:
         if values.size > 50 or np.any(values != np.round(values)):
-            return f"the mask holds {found}, as an image or a probability map does; threshold it first, or pass label=… for one value"
-        return f"the mask holds several labels, {found}; pass label=… for the one that is the tumour"
-    if values[0] == 255:
-        return f"the mask holds {found} in place of 1, as image editors write it; pass label=255 if this is the tumour"
-    if np.isclose(values[0], 1 / 255, rtol=0.01):
-        return f"the mask holds {found} in place of 1: a 1 divided by 255 when it was saved; pass label=0.0039 if this is the tumour"
-    return f"the mask holds {found} in place of 1; pass label={float(values[0]):.6g} if this is the tumour"
+            one = advice(", or pass {label} for one value", label=...)
+            return f"the mask holds {found}, as an image or a probability map does; threshold it first{one}"
+        return f"the mask holds several labels, {found}; " + advice("pass {label} for the one that is the tumour", _REWRITE, label=...)
+    why, value = "", float(f"{values[0]:.6g}")
+    if value == 255:
+        why = ", as image editors write it"
+    elif np.isclose(value, 1 / 255, rtol=0.01):
+        why, value = ": a 1 divided by 255 when it was saved", 0.0039
+    value = int(value) if value == int(value) else value
+    return f"the mask holds {found} in place of 1{why}; " + advice("pass {label} if this is the tumour", _REWRITE, label=value)
+
+
+_REWRITE = "write it again with 1 in the tumour and 0 elsewhere"  # where a command has no option for the label
 
 # %% ../nbs/25_mask.ipynb #b1fd5a50
 def read_mask(
@@ -122,7 +129,8 @@ def fit_mask(
     if difference is None:
         return Volume(mask.array, image.spacing, image.origin, image.direction, "mask")
     if not resample:
-        raise GeometryError(f"{name}: the mask is not on the image's grid: {difference}; pass resample=True to move it onto the image")
+        move = advice("pass {resample} to move it onto the image", "resample it onto the image first", resample=True)
+        raise GeometryError(f"{name}: the mask is not on the image's grid: {difference}; {move}")
     outside = _outside(mask, image)
     if outside:
         raise GeometryError(
@@ -252,7 +260,7 @@ def choose_rois(
     if fits.sum() > 1 and not merge:
         found = ", ".join(map(repr, names[fits]))
         asked = "" if roi is None else f" {roi!r}"
-        raise MaskError(f"{path}: {fits.sum()} structures fit{asked}: {found}; name one, or pass merge=True for all")
+        raise MaskError(f"{path}: {fits.sum()} structures fit{asked}: {found}; name one{advice(', or pass {merge} for all', merge=True)}")
     drawn = rois[fits & (rois.planes > 0)]
     if drawn.empty:
         raise MaskError(f"{path}: {', '.join(map(repr, names[fits]))} is empty: it has a name but nothing drawn")
@@ -273,7 +281,7 @@ def read_rtstruct(
     header = _read_dicom(path)
     rois = _rois(header, path)
     if header.SOPClassUID != RTStructureSetStorage:
-        raise MaskError(f"{path}: not an RTSTRUCT; use read_seg")
+        raise MaskError(f"{path}: not an RTSTRUCT{advice('; use read_seg')}")
     chosen = choose_rois(rois, roi, merge, path)
     array = np.zeros(image.shape, bool)
     with parsing(path, MaskError):
@@ -304,7 +312,7 @@ def _planar(item: Dataset, image: Volume, name: str) -> list[tuple[int, np.ndarr
         if off > 0.1:
             raise GeometryError(
                 f"{name}: a contour near {points[0].round(1)} mm lies {off * image.spacing[2]:.2f} mm off the nearest slice "
-                f"(slices every {image.spacing[2]:.2f} mm); read it onto the image it was drawn on, then use fit_mask"
+                f"(slices every {image.spacing[2]:.2f} mm); read it onto the image it was drawn on{advice(', then use fit_mask')}"
             )
         over = np.maximum(-0.5 - index, index - (np.array(image.shape[::-1]) - 0.5)).max(axis=0)
         if (over > 1).any():
@@ -346,7 +354,7 @@ def read_seg(
     highdicom = _highdicom()
     header = _read_dicom(path)
     if header.SOPClassUID not in _SEGMENTATIONS:
-        raise MaskError(f"{path}: not a DICOM SEG; use read_rtstruct")
+        raise MaskError(f"{path}: not a DICOM SEG{advice('; use read_rtstruct')}")
     numbers = choose_rois(_rois(header, path), segment, merge, path)
     with parsing(path, MaskError):
         volume = highdicom.seg.Segmentation.from_dataset(header, copy=False).get_volume(segment_numbers=numbers)

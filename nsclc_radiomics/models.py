@@ -23,6 +23,7 @@ from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from sklearn.svm import SVC
 
 from .core import DataError, OptionError
+from .core import require_columns, require_numbers
 from .selection import CorrelationFilter, LassoSelector, LeakGuard, RobustnessFilter, VarianceFilter
 
 # %% auto #0
@@ -179,7 +180,7 @@ def complete_rows(
     "The rows without NaN or infinite values, and the ids of the others; DataError where a patient occurs twice or nobody is left."
     if features.index.has_duplicates:
         raise DataError(f"patient {features.index[features.index.duplicated()][0]!r} has two rows of features; keep one")
-    good = np.isfinite(features.to_numpy(float)).all(1)
+    good = np.isfinite(require_numbers(features, "features").to_numpy(float)).all(1)
     if not good.any():
         raise DataError("no patient has a complete row of features; see failures.csv for the reasons")
     return features[good], features.index[~good].tolist()
@@ -203,6 +204,7 @@ def clinical_table(
     patients: pd.DataFrame,  # as in `Cohort.patients`
 ) -> pd.DataFrame:
     "The clinical columns that are known for anyone, indexed by patient_id: numbers as float, words as text with `unknown` where empty."
+    require_columns(patients, ["patient_id"], "patients")
     table = patients.set_index("patient_id")
     numbers = {name: pd.to_numeric(table[name]).astype(float) for name in CLINICAL_NUMBERS if name in table and table[name].notna().any()}
     words = {name: table[name].astype(object).where(table[name].notna(), "unknown") for name in CLINICAL_WORDS if name in table and table[name].notna().any()}

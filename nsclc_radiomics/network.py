@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .core import DataError, OptionError
+from .core import advice, option
 from .device import need_torch
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def build_network(
     if size < 2 ** len(widths):
         raise DataError(f"volumes of {size} voxels along an edge are too small for {len(widths)} poolings: {2 ** len(widths)} are needed")
     if sizes and not len(masks):
-        raise OptionError("sizes=True needs masks: without one there is no size to tell")
+        raise OptionError(f"{option('sizes', True)} needs masks: without one there is no size to tell")
     if channels % looks or [m * looks // channels for m in masks] != list(range(len(masks))):
-        raise DataError(f"masks {tuple(masks)} do not fit {channels} channels: one mask in each group is needed; masks=() for volumes without a mask")
+        raise DataError(f"masks {tuple(masks)} do not fit {channels} channels: one mask in each group is needed{advice('; {masks} for volumes without a mask', masks=())}")
     blocks, every = [], [c * looks for c in widths]
     for before, after in zip((channels, *every), every):
         convolution = nn.Conv3d(before, after, 3, stride=1 if blocks else 2, padding=1, bias=False, groups=looks)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .cohort import Cohort
 from .core import CohortError
+from .core import require_columns
 from .response import SIX_MONTHS, Rules, responses
 from .survival import derive_os, derive_pfs
 
@@ -81,6 +82,7 @@ def describe_cohort(
     outcomes: pd.DataFrame,  # from `cohort_outcomes`
 ) -> pd.DataFrame:
     "The rows of a Table 2 that says what it shows: columns Parameter and Obtained."
+    require_columns(outcomes, ["label", "event"], "outcomes")
     patients, label = cohort.patients, outcomes["label"].dropna()
     positive = {"response": "Responders (CR or PR)", "durable_benefit": "Durable benefit", "two_year_survival": "Alive at two years"}
     rows = [

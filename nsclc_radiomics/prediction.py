@@ -52,7 +52,7 @@ def case_cohort(
     case: str | Path,  # a cohort, a DICOM folder, the challenge's layout, or an image file
     mask: str | Path | None = None,  # the tumour's mask as a file, for an image or a DICOM series without contour
     point: Sequence[float] | None = None,  # or a place inside the tumour, mm in the patient (x, y, z)
-    roi: str = ROI_NAMES,  # names of the tumour's contour in DICOM, in order of preference
+    roi: str | Sequence[str] = ROI_NAMES,  # names of the outline in DICOM, in order of preference
     clinical: str | Path | None = None,  # CSV in the columns of patients.csv: one row for an image, any for DICOM
 ) -> Iterator[Cohort]:
     """The case as a cohort, for the time of the block; a cohort's own folder is used as it is.
@@ -221,7 +221,7 @@ def _signed_log(X: Any) -> np.ndarray:
 def predict_cohort(
     signature: Signature,
     cohort: Cohort,  # all its patients are predicted, whatever their split
-    jobs: int | None = 1,
+    jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A prediction for each patient of the cohort, and the table of features and clinical variables that it rests on, both indexed by patient_id.
@@ -508,10 +508,10 @@ def predict_case(
     out: str | Path,  # CSV to write; the page goes beside it, with the ending .html
     mask: str | Path | None = None,
     point: Sequence[float] | None = None,
-    roi: str = ROI_NAMES,
+    roi: str | Sequence[str] = ROI_NAMES,
     clinical: str | Path | None = None,
     report: bool | None = None,  # write the page; None: for up to 20 patients
-    jobs: int | None = 1,
+    jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> pd.DataFrame:
     """Predict a case or a cohort, write the CSV and the page, and give the table back, indexed by the patients' own ids.

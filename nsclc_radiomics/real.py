@@ -23,6 +23,7 @@ from .claims import reported_performance
 from .cohort import Cohort, load_cohort, patient_folds, save_cohort
 from .controls import shuffle_inside
 from .core import CohortError, DataError, MissingDependencyError, OptionError
+from .core import require_columns, require_numbers
 from .core import atomic_folder, atomic_path, cache_dir, content_hash, reference_dir, shipped_yaml
 from .evaluation import COLOURS, auc_interval, fit_predict, out_of_fold
 from .features import extract_case, load_settings
@@ -219,6 +220,7 @@ def auc_table(
     predictions: pd.DataFrame,  # columns model, set, y, probability
 ) -> pd.DataFrame:
     "AUC with DeLong's interval for each model and set: model, set, n, positives, value, low, high."
+    require_columns(predictions, ["model", "set", "y", "probability"], "predictions", rows=True)
     rows = [
         (model, name, len(part), int(part.y.sum()), *auc_interval(part.y, part.probability))
         for (model, name), part in predictions.groupby(["model", "set"], sort=False)
@@ -274,6 +276,7 @@ def auc_by_diameter(
     edges: Sequence[float] = (36.0, 72.0),  # mm
 ) -> pd.DataFrame:
     "The AUC of each model among small, middle and large tumours, as `auc_table` gives it, with the range of diameters as `set`; DataError where a range holds one class only."
+    diameters = require_numbers(diameters, "diameters")
     ends = [0.0, *edges, np.inf]
     names = [f"up to {b:g} mm" if a == 0 else f"over {a:g} mm" if b == np.inf else f"{a:g} to {b:g} mm" for a, b in zip(ends, ends[1:])]
     ranges = pd.cut(diameters, ends, labels=names).astype(str)
@@ -335,6 +338,7 @@ def volume_only(
     features: pd.DataFrame,  # with the early PyRadiomics' `original_shape_Volume`
 ) -> pd.DataFrame:
     "The tumour's volume alone under today's name, for `make_model('volume')`."
+    require_columns(features, ["original_shape_Volume"], "features")
     return features[["original_shape_Volume"]].set_axis([VOLUME_FEATURE], axis=1)
 
 
@@ -453,6 +457,7 @@ def plot_auc_forest(
     table: pd.DataFrame,  # columns patients, model, value, low, high (may be empty), evidence; rows of the same patients together
 ) -> Figure:
     "AUCs with their intervals, a row each, coloured by the kind of evidence; 0.5 is dotted. A range without a value is drawn as a bar."
+    require_columns(table, ["patients", "model", "value", "low", "high", "evidence"], "the table of AUCs", rows=True)
     kinds = {"simulated": (COLOURS[0], "o"), "real": (COLOURS[1], "s"), "reported": ("0.25", "D")}
     new = table.patients.ne(table.patients.shift()).to_numpy()
     heights = -(np.arange(len(table)) + 0.7 * new.cumsum())  # a gap before other patients

@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .cohort import patient_folds
 from .core import OptionError, make_rng
+from .core import require_columns
 from .evaluation import COLOURS, DASHES, check_labels, guard_disjoint, out_of_fold
 
 # %% auto #0
@@ -33,6 +34,7 @@ def recovered_share(
     bayes: float,  # the world's Bayes-optimal AUC, from cohort.yaml: bayes_auc
 ) -> pd.DataFrame:
     "The AUC rows with bayes_auc, share = (AUC - 0.5) / (Bayes - 0.5) and its 95 % interval; NaN where Bayes is 0.5, in the `null` world."
+    require_columns(performance, ["value", "low", "high"], "the table of performance")
     if not 0.5 <= bayes <= 1:
         raise OptionError(f"bayes must lie from 0.5 to 1, got {bayes!r}")
     rows = performance[performance.metric == "auc"] if "metric" in performance else performance
@@ -46,6 +48,7 @@ def share_of_truth(
     signature: pd.Series,  # the true signature, high in responders, indexed by patient_id
 ) -> pd.DataFrame:
     "Per set and model: patients, auc, auc_of_truth (the signature's on the same patients), and share = (auc - 0.5) / (auc_of_truth - 0.5)."
+    require_columns(predictions, ["model", "set", "y", "probability"], "predictions", rows=True)
     if missing := sorted(set(predictions.index) - set(signature.index)):
         raise OptionError(f"the signature of {len(missing)} predicted patients is not known: {', '.join(map(str, missing[:3]))}; give that of their cohort")
     rows = []
@@ -105,6 +108,7 @@ def patients_needed(
     share: float = 0.95,  # of the way from 0.5 to it
 ) -> float:
     "Training patients from which the mean test AUC stays at that share, by straight lines between sizes; NaN where it is not reached."
+    require_columns(curve, ["patients", "test"], "the learning curve", rows=True)
     if bayes <= 0.5:
         return np.nan
     mean = curve.groupby("patients").test.mean()
@@ -125,6 +129,8 @@ def plot_learning(
     score: str = "AUC",
 ) -> Figure:
     "Score on the same test patients by number of training patients: means, each repeat as a point, and the Bayes-optimal AUC."
+    for name, curve in curves.items():
+        require_columns(curve, ["patients", "test"], f"the learning curve of {name}", rows=True)
     fig, ax = plt.subplots(figsize=(5.2, 3.7), layout="constrained")
     if bayes is not None:
         ax.axhline(bayes, color="0.3", lw=1, ls="--")
@@ -247,6 +253,7 @@ def plot_reports(
     claim: float = 0.92,
 ) -> Figure:
     "The range of AUCs that each way of working reports, with the truth, the claim, and the share of studies that reach it."
+    require_columns(reports, ["way", "mean", "low", "high", "probability", "reaching", "studies"], "the simulated reports", rows=True)
     fig, ax = plt.subplots(figsize=(7, 0.9 + 0.38 * len(reports)), layout="constrained")
     heights = np.arange(len(reports), 0, -1)
     for value, name, dash in ((truth, "truth", ":"), (claim, "claim", "--")):

@@ -22,6 +22,8 @@ from scipy import stats
 
 from .cohort import LESION_COLUMNS, PATIENT_COLUMNS, read_table
 from .core import DataError, OptionError, ResponseError, atomic_path
+from .core import require_columns
+from .core import advice, option
 from .style import COLOURS
 
 # %% auto #0
@@ -308,11 +310,7 @@ NODE_MM = 10.0  # a node with a smaller short axis is not diseased
 
 def _lesion_rows(lesions: pd.DataFrame) -> pd.DataFrame:
     "A clean copy with all columns, statuses in lower case, and dates."
-    absent = [c for c in ("patient_id", "visit_date", "lesion_id", "role") if c not in lesions.columns]
-    if absent:
-        raise ResponseError(f"lesions: column {', '.join(absent)} missing; the columns found are {', '.join(map(str, lesions.columns))}")
-    if lesions.empty:
-        raise ResponseError("lesions: the table has no rows")
+    require_columns(lesions, ["patient_id", "visit_date", "lesion_id", "role"], "lesions", ResponseError, rows=True)
     rows = pd.DataFrame(index=range(len(lesions)))
     for name in ("patient_id", "lesion_id", "role"):
         rows[name] = lesions[name].to_numpy()
@@ -413,11 +411,12 @@ def _check_lesions(rows: pd.DataFrame, visits: pd.DataFrame, rules: Rules) -> No
     problems: list[str] = []
     rows = rows.assign(base=visits["is_baseline"].to_numpy()[rows["visit"]], has=visits["baseline_date"].notna().to_numpy()[rows["visit"]])
     if rules.no_baseline == "error":
+        choose = advice(", or choose {no_baseline}", no_baseline="not_evaluable")
         for p in visits.loc[visits["baseline_date"].isna(), "patient_id"].unique()[:50]:
             first = visits.loc[visits["patient_id"] == p].iloc[0]
             problems.append(
                 f"patient {p}, visit {first.visit_date.date()}: no baseline, as the first visit comes after treatment_start "
-                f"{first.start.date()}; add the earlier visit, or choose no_baseline='not_evaluable'"
+                f"{first.start.date()}; add the earlier visit{choose}"
             )
     lesion = rows.groupby(["patient_id", "lesion_id"], sort=False)
     _say(problems, rows, rows["role"] != lesion["role"].transform("first"), "has role {r.role} here and another at an earlier visit")
@@ -438,7 +437,7 @@ def _check_lesions(rows: pd.DataFrame, visits: pd.DataFrame, rules: Rules) -> No
 
 
 def _check_selection(problems: list[str], targets: pd.DataFrame, rules: Rules) -> None:
-    hint = "make it a non-target, or choose selection='as_given'"
+    hint = "make it a non-target" + advice(", or choose {selection}", selection="as_given")
     least = np.where(targets["is_node"], 15.0, max(10.0, 2 * rules.slice_mm))
     small = (targets["mm"] < least) & (targets["mm"] > 0)
     _say(problems, targets.assign(least=least), small, "{r.mm:g} mm at baseline is not measurable, {r.least:g} mm are needed: " + hint)
@@ -747,7 +746,7 @@ def responses(
     carries along death, last contact and new therapy. Raises ResponseError with patient, visit and lesion for all rows that cannot be used.
     """
     if criteria not in CRITERIA:
-        raise OptionError(f"criteria must be one of {', '.join(CRITERIA)}, got {criteria!r}")
+        raise OptionError(f"{option('criteria')} must be one of {', '.join(CRITERIA)}, got {criteria!r}")
     rows = _lesion_rows(lesions)
     _check_rows(rows)
     people = _people(rows, patients)
@@ -772,8 +771,7 @@ def responses(
 def _people(rows: pd.DataFrame, patients: pd.DataFrame | None) -> pd.DataFrame:
     "One row a patient, with the dates that are known; patients of the lesions who are not in the table are added."
     known = pd.DataFrame({"patient_id": []}) if patients is None else patients
-    if "patient_id" not in known:
-        raise ResponseError("patients: column patient_id is missing")
+    require_columns(known, ["patient_id"], "patients", ResponseError)
     twice = known["patient_id"][known["patient_id"].duplicated()]
     if len(twice):
         raise ResponseError(f"patients: {twice.iloc[0]} occurs more than once")
@@ -885,6 +883,7 @@ def response_rates(
     durable: pd.Series | None = None,  # as from `durable_benefit`, to add DCB
 ) -> pd.DataFrame:
     "ORR and DCR over all patients, and DCB over those who can be evaluated for it, with exact 95 % intervals."
+    require_columns(patients, ["responder", "disease_control"], "patients", rows=True)
     found = {
         "ORR": proportion(patients["responder"].sum(), len(patients)),
         "DCR": proportion(patients["disease_control"].sum(), len(patients)),
@@ -915,6 +914,7 @@ def select_targets(
     rules: Rules = Rules(),
 ) -> pd.Series:
     "The role of each lesion by its lesion_id, `target` or `non_target`, the largest measurable lesions first."
+    require_columns(lesions, ["lesion_id", "organ", "is_node", "diameter_mm"], "lesions")
     organ = np.where(lesions["is_node"].astype(bool), "lymph nodes", lesions["organ"])
     least = np.where(lesions["is_node"].astype(bool), 15.0, max(10.0, 2 * rules.slice_mm))
     order = lesions.assign(organ=organ, measurable=lesions["diameter_mm"] >= least)
@@ -947,6 +947,7 @@ def plot_waterfall(
     title: str = "",
 ) -> Figure:
     "Best change of the sum of diameters of each patient, largest growth first, coloured by best overall response."
+    require_columns(patients, ["best_change_pct", "best_response"], "patients")
     shown = patients.dropna(subset="best_change_pct").sort_values("best_change_pct", ascending=False, kind="stable")
     if shown.empty:
         raise DataError("no patient has a measured change from baseline")
@@ -987,6 +988,8 @@ def plot_spider(
     limit: float = 100.0,  # percent; growth beyond is drawn at this height
 ) -> Figure:
     "Change of the sum of diameters from baseline over time, a line a patient; new lesions are marked."
+    require_columns(visits, ["patient_id", "day", "change_pct", "new_lesion"], "visits", rows=True)
+    require_columns(patients, ["patient_id", "best_response", "baseline_date", "start"], "patients", rows=True)
     figure = new_figure(6.4, 3.6)
     ax = figure.subplots()
     best = _plain(patients.set_index("patient_id")["best_response"])
@@ -1028,6 +1031,9 @@ def plot_swimmer(
     most: int = 50,  # patients drawn, those followed longest
 ) -> Figure:
     "A bar a patient from the start of treatment to death or the last date known, with the response at each visit and who has died."
+    require_columns(visits, ["patient_id", "visit_date", "day", "response"], "visits", rows=True)
+    dates = ["start", "baseline_date", "death_date", "last_contact_date"]
+    require_columns(patients, ["patient_id", "best_response", *dates], "patients", rows=True)
     p = patients.set_index("patient_id")
     last_visit = visits.groupby("patient_id")["visit_date"].max()
     end = pd.concat([p["death_date"], p["last_contact_date"], last_visit.reindex(p.index), p["baseline_date"]], axis=1).max(axis=1)
@@ -1083,6 +1089,8 @@ def read_lesions(
             return lesions_from_sdtm(_read_text(files["tu.csv"]), _read_text(files["tr.csv"]), evaluator, partial_dates)
         path = path / "lesions.csv"
     frame, problems = read_table(path, LESION_COLUMNS)
+    if problems == [f"{path.name}: no such file in {path.parent}"]:
+        raise ResponseError(f"{path}: no such file; give lesions.csv, or a folder that holds it or SDTM's tu.csv and tr.csv")
     if problems:
         more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise ResponseError(f"{path} cannot be used:\n  " + "\n  ".join(problems[:20] + more))
@@ -1147,14 +1155,14 @@ def _one_reader(frame: pd.DataFrame, domain: str, evaluator: str | None) -> pd.D
             raise ResponseError(f"{domain}: no rows by evaluator {evaluator!r}; there are {', '.join(found) or 'none'}")
     readers = sorted({reader or role for role, reader in zip(who["EVAL"], who["EVALID"])})
     if len(readers) > 1:
-        raise ResponseError(f"{domain}: readings of {', '.join(map(repr, readers))}; choose one with evaluator=")
+        raise ResponseError(f"{domain}: readings of {', '.join(map(repr, readers))}{advice('; choose one with {evaluator}', evaluator=...)}")
     return frame
 
 
 def _full_dates(dates: pd.Series, partial: str) -> pd.Series:
     "Dates as YYYY-MM-DD, with the day filled in where that was asked for."
     if partial not in ("refuse", "first", "last"):
-        raise OptionError(f"partial_dates must be refuse, first or last, got {partial!r}")
+        raise OptionError(f"{option('partial_dates')} must be refuse, first or last, got {partial!r}")
     dates = dates.str.strip().str[:10]
     month = dates.str.fullmatch(r"\d{4}-\d{2}")
     if partial == "refuse" or not month.any():

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 
 from .cohort import Cohort
 from .core import DataError, FeatureError, MaskError, MissingDependencyError, OptionError, Volume, make_rng, reference_dir
+from .core import require_columns, require_numbers
 from .features import FeatureSettings, extract_case, load_settings
 from .mask import read_mask
 from .style import COLOURS
@@ -179,7 +180,9 @@ def feature_icc(
     """
     from joblib import Parallel, delayed
 
-    wide = measured.unstack("perturbation")
+    if "perturbation" not in measured.index.names:
+        raise DataError(f"measured features: the index needs a level perturbation beside patient_id, as from perturbed_features; it has {measured.index.names}")
+    wide = require_numbers(measured, "measured features", rows=True).unstack("perturbation")
     parts = np.array_split(np.asarray(measured.columns, dtype=object), max(1, min(jobs, len(measured.columns))))
     rows = Parallel(n_jobs=jobs)(delayed(_icc_rows)({feature: wide[feature] for feature in part}) for part in parts)
     columns = ["feature", "feature_class", "icc", "low", "high", "patients"]
@@ -202,6 +205,7 @@ def robust_features(
     bound: str = "low",  # judge by the interval's lower end, or by "icc" itself
 ) -> list[str]:
     "The features that are robust enough to be selected from, by the lower end of their interval."
+    require_columns(icc, ["icc", "low"], "the table of ICCs")
     if bound not in ("low", "icc") or not 0 <= least <= 1:
         raise OptionError(f"bound must be 'low' or 'icc' and least between 0 and 1, got {bound!r} and {least}")
     return icc.index[icc[bound] >= least].tolist()
@@ -209,6 +213,7 @@ def robust_features(
 
 def icc_by_class(icc: pd.DataFrame) -> pd.DataFrame:
     "By feature class: number of features, median ICC, and how many are poor, moderate, good and excellent (Koo and Li 2016)."
+    require_columns(icc, ["icc", "feature_class"], "the table of ICCs", rows=True)
     grade = pd.cut(icc["icc"], [-np.inf, 0.5, 0.75, 0.9, np.inf], right=False, labels=["poor", "moderate", "good", "excellent"])
     counts = pd.crosstab(icc["feature_class"], grade, dropna=False).reindex(columns=["poor", "moderate", "good", "excellent"], fill_value=0)
     summary = icc.groupby("feature_class")["icc"].agg(features="size", median="median")

@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .core import OptionError, Run
+from .core import require_columns
 from .style import COLOURS
 
 # %% auto #0
@@ -141,6 +142,7 @@ def total_score(
     column: str = "this run did",  # or "software can"
 ) -> float:
     "Percent of the weights of items that apply."
+    require_columns(scored, ["applies", "weight", column], "the scored checklist")
     counted = scored[scored["applies"]]
     return float(100 * counted.loc[counted[column] == "yes", "weight"].sum() / counted["weight"].sum()) if len(counted) else np.nan
 
@@ -158,6 +160,7 @@ def plot_scores(
     title: str = "",
 ) -> Figure:
     "METRICS' items as bars of their weights, filled by whether the run did it; a dot where the software can."
+    require_columns(scored, ["name", "weight", "this run did", "software can"], "the scored checklist", rows=True)
     fig, ax = plt.subplots(figsize=(7.4, 0.19 * len(scored) + 1.5), layout="constrained")
     at = np.arange(len(scored))[::-1]
     for did, (colour, hatch) in _MARKS.items():

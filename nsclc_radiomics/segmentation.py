@@ -13,6 +13,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from .core import ImageError, MaskError, OptionError, Volume, make_rng
+from .core import require_columns
 from .mask import dice, hausdorff95, surface_distances
 
 # %% auto #0
@@ -73,6 +74,7 @@ def summarise_scores(
     """
     if scores.empty:
         raise OptionError("no patient was scored: there is nothing to summarise")
+    require_columns(scores, SCORES, "scores")
     pick = make_rng(seed, "scores").integers(len(scores), size=(resamples, len(scores)))
     rows = {}
     for name in SCORES:

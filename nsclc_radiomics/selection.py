@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .core import DataError, LeakageError, OptionError, make_rng
+from .core import require_numbers
 from .style import COLOURS
 
 # %% auto #0
@@ -266,6 +267,8 @@ def resampled_selection(
     if resamples < 2 or not 0 < share < 1:
         raise OptionError(f"resamples must be 2 or more and share in (0, 1), got {resamples!r} and {share!r}")
     groups = [np.flatnonzero(np.asarray(y) == value) for value in np.unique(y)]
+    if not groups or min(map(len, groups)) < 2:
+        raise DataError(f"at least two patients of each class are needed to draw from, got classes of {list(map(len, groups))}")
     tasks = []
     for k in range(resamples):
         rng = make_rng(seed, "resampled_selection", k)
@@ -283,7 +286,7 @@ def selection_stability(
     picks: pd.DataFrame | np.ndarray,  # True where selected, shape (folds or resamples, features)
 ) -> tuple[float, float, float]:
     "Stability (Nogueira et al. 2018, equation 4) with its 95 % interval; DataError where every choice is empty, or everything."
-    Z = np.asarray(picks, float)
+    Z = np.asarray(require_numbers(picks, "selected features") if isinstance(picks, pd.DataFrame) else picks, float)
     if Z.ndim != 2 or len(Z) < 2 or not np.isin(Z, (0, 1)).all():
         raise DataError(f"stability needs True or False for each of at least two folds, shape (folds, features), got shape {Z.shape}")
     M, d = Z.shape
@@ -303,6 +306,7 @@ def plot_selection(
     most: int = 20,  # features shown
 ) -> Figure:
     "Which features each fold or resample selects, the most frequent first, and how often; the stability in the title."
+    picks = require_numbers(picks, "selected features", rows=True)
     share = picks.mean().sort_values(ascending=False, kind="stable").head(most)
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(7, 0.6 + 0.2 * len(share)), sharey=True, layout="constrained", gridspec_kw={"width_ratios": [2, 1]}

@@ -25,16 +25,16 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import QuantileTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from .cnn import CNN3DClassifier
 from .cohort import ENDPOINTS, Cohort, patient_folds
 from .core import DataError, MissingDependencyError, ModelError, NsclcError, OptionError, Run
-from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, write_json
+from .core import atomic_folder, code_hash, make_rng, read_json, require_empty, worker_count, write_json
 from .evaluation import auc_interval, out_of_fold, youden_threshold
 from .features import SETTINGS, extract_cohort
 from .mask import read_mask
-from .models import STAGES, VOLUME_FEATURE, WordEncoder, clinical_table, complete_rows, often_unknown
+from .models import STAGES, VOLUME_FEATURE, PatientRanks, WordEncoder, clinical_table, complete_rows, often_unknown
 from .outcomes import cohort_outcomes
 from .quality import measure
 from .volumes import CropSettings, crop_cohort
@@ -78,7 +78,7 @@ def candidate_models(
     words = [c for c in clinical if not pd.api.types.is_numeric_dtype(X[c])]
     numbers = [c for c in clinical if c not in words]
     radiomic = [c for c in X if c not in clinical]
-    ranks = QuantileTransformer(n_quantiles=max(2, min(50, len(X) // 2)), output_distribution="normal", random_state=seed)
+    ranks = PatientRanks(n_quantiles=max(2, min(50, len(X) // 2)), output_distribution="normal", random_state=seed)
     found = {
         "volume": _pick([("volume", StandardScaler(), [VOLUME_FEATURE])], LogisticRegression()),
         "radiomic": _pick([("radiomic", ranks, radiomic)], LogisticRegression(C=1e-3, max_iter=5000)),
@@ -263,7 +263,7 @@ def answer_words(
 
 # %% ../nbs/88_signature.ipynb #8de9daec
 FORMAT = "nsclc_radiomics signature 1"
-TRUSTED = ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "nsclc_radiomics.models.WordEncoder")  # plain data, beyond what skops itself trusts
+TRUSTED = ("numpy.dtype", "sklearn.tree._tree.Tree", "sklearn.utils._bunch.Bunch", "nsclc_radiomics.models.WordEncoder", "nsclc_radiomics.models.PatientRanks")  # plain data, beyond what skops itself trusts
 
 
 def _skops() -> Any:
@@ -333,7 +333,7 @@ def train_signature(
     refits: int = 25,  # bootstrap resamples behind the intervals
     n_splits: int = 5,
     seed: int = 1,
-    jobs: int | None = None,
+    jobs: int | None = None,  # processes; None: one per core; the result does not depend on it
     progress: bool = True,
 ) -> dict[str, Any]:
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what `signature.json` holds.
@@ -342,6 +342,7 @@ def train_signature(
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
+    jobs = worker_count(jobs)
     if refits < 2:
         raise OptionError(f"refits must be 2 or more, for an interval; got {refits}")
     require_empty(run.path / "signature")

@@ -16,17 +16,7 @@ import joblib
 import pandas as pd
 
 from .cohort import load_cohort, save_cohort
-from nsclc_radiomics.core import (
-    OptionError,
-    Volume,
-    atomic_folder,
-    atomic_path,
-    make_rng,
-    require_empty,
-    show_progress,
-    worker_count,
-    write_volume,
-)
+from .core import OptionError, Volume, atomic_folder, atomic_path, make_rng, option, require_empty, show_progress, worker_count, write_volume
 from .dicomout import write_dicom
 from .phantom import CENTRES, EXTERNAL, Scanner, draw_scene, scan_ct, scan_pet
 from .trial import BALANCES, SIGNS, WORLDS, _markers, draw_patients, follow, respond_in, tumour_of
@@ -107,15 +97,15 @@ def _meta(world: str, balance: str, seed: int, patients: int, external: int) -> 
 def _check_options(patients: int, external: int, world: str, seed: int, balance: str, jobs: int | None, dicom: int) -> None:
     for name, value, low in (("patients", patients, 1), ("external", external, 0), ("seed", seed, 0), ("dicom", dicom, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise OptionError(f"{name} must be a whole number of {low} or more, got {value!r}")
+            raise OptionError(f"{option(name)} must be a whole number of {low} or more, got {value!r}")
     worker_count(jobs)
     if max(patients, external) > 9999:
-        raise OptionError(f"patients and external may be 9999 at most, got {patients} and {external}")
+        raise OptionError(f"{option('patients')} and {option('external')} may be 9999 at most, got {patients} and {external}")
     if dicom > patients + external:
-        raise OptionError(f"dicom asks for {dicom} patients, but there are only {patients + external}")
+        raise OptionError(f"{option('dicom')} asks for {dicom} patients, but there are only {patients + external}")
     for name, value, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
         if value not in known:
-            raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {value!r}")
 
 
 def simulate_cohort(

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from .core import DataError, LeakageError, OptionError, ResponseError, make_rng
+from .core import require_columns
 from .response import irecist, new_figure, visit_code
 from .style import COLOURS
 
@@ -159,6 +160,9 @@ def derive_pfs(
     rules: Censoring = Censoring(),
 ) -> pd.DataFrame:
     "PFS of each patient: patient_id, time in days, event, date, reason. Raises ResponseError where the start of a patient is not known."
+    require_columns(visits, _VISITS, "visits")
+    require_columns(patients, _PATIENTS, "patients")
+    visits = visits.assign(visit_date=_dates(visits, "visit_date", "visits"))
     start = _starts(patients)
     for code in visits["response"].unique():
         visit_code(code)
@@ -176,8 +180,25 @@ def derive_pfs(
     return _outcomes(patients["patient_id"], start, found, rules.first_day)
 
 
+_VISITS = {"patient_id": "", "visit_date": "a date", "response": "of that visit, e.g. PR, SD or NE"}
+_PATIENTS = {"patient_id": "", "start": "the date that time is counted from, as from `responses`"}
+
+
+def _dates(table: pd.DataFrame, column: str, what: str) -> pd.Series:
+    "A column as dates; DataError names the patient and the value that is none."
+    values = table[column]
+    known = values.dropna()
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return values
+    bad = pd.to_datetime(known.where(known.map(lambda v: not isinstance(v, (int, float)))), errors="coerce").isna()
+    if bad.any():
+        at = known.index[bad.to_numpy()][0]
+        raise DataError(f"{what}: {column} of patient {table.loc[at, 'patient_id']} is {values[at]!r}, which is no date; write it as YYYY-MM-DD")
+    return pd.to_datetime(values)
+
+
 def _starts(patients: pd.DataFrame) -> pd.Series:
-    start = pd.to_datetime(patients["start"])
+    start = _dates(patients, "start", "patients")
     if start.isna().any():
         missing = patients["patient_id"][start.isna()]
         raise ResponseError(
@@ -189,7 +210,7 @@ def _starts(patients: pd.DataFrame) -> pd.Series:
 def _offsets(patients: pd.DataFrame, column: str, start: pd.Series) -> list[int | None]:
     if column not in patients:
         return [None] * len(patients)
-    days = (pd.to_datetime(patients[column]) - start).dt.days
+    days = (_dates(patients, column, "patients") - start).dt.days
     if (days < 0).any():
         p = patients.loc[days < 0].iloc[0]
         raise ResponseError(f"patient {p.patient_id}: {column} {p[column]} lies before the start {start[days < 0].iloc[0].date()}")
@@ -209,6 +230,7 @@ def derive_os(
     rules: Censoring = Censoring(),  # of these, `data_cut` and `first_day` are used
 ) -> pd.DataFrame:
     "Overall survival of each patient: patient_id, time in days, event, date, reason; censored at the last date known alive."
+    require_columns(patients, _PATIENTS, "patients")
     start = _starts(patients)
     death, contact, scan = (_offsets(patients, c, start) for c in ("death_date", "last_contact_date", "last_assessment"))
     cut = [None] * len(patients) if rules.data_cut is None else (pd.Timestamp(rules.data_cut) - start).dt.days.tolist()
@@ -234,8 +256,11 @@ def derive_response_times(
     progression: pd.DataFrame,  # as from `derive_pfs` for the same patients
 ) -> pd.DataFrame:
     "Time to response and duration of response in days for the responders; the duration ends as PFS does."
+    require_columns(patients, ["patient_id", "start", "responder", "response_date"], "patients")
+    require_columns(progression, ["patient_id", "date", "event", "reason"], "progression")
     both = patients.merge(progression, on="patient_id", validate="one_to_one", suffixes=("", "_pfs"))
     both = both[both["responder"]]
+    both = both.assign(**{c: _dates(both, c, "patients") for c in ("start", "response_date", "date")})
     return pd.DataFrame({
         "patient_id": both["patient_id"], "time_to_response": (both["response_date"] - both["start"]).dt.days,
         "duration": (both["date"] - both["response_date"]).dt.days, "event": both["event"], "reason": both["reason_pfs"],
@@ -298,6 +323,7 @@ def survival_quantile(
     q: float = 0.5,  # 0.5: the median
 ) -> tuple[float, float, float]:
     "The time by which a share q have had the event, with its interval (Brookmeyer and Crowley 1982); inf where it is not reached."
+    require_columns(curve, ["survival", "low", "high"], "the survival curve", rows=True)
     value, low, high = (_crossing(curve.index.to_numpy(float), curve[c].to_numpy(), 1 - q) for c in ("survival", "low", "high"))
     return value, low, high
 

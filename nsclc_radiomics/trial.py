@@ -16,6 +16,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from .core import OptionError, make_rng
+from .core import DataError, require_columns
+from .core import option
 from .phantom import CENTRES, EXTERNAL, SITES, TRAITS, Tumour
 
 # %% auto #0
@@ -32,12 +34,15 @@ BALANCES = {"paper": 0.6, "even": 0.5}  # share of responders: Table 2 of the pa
 
 def signature(traits: pd.DataFrame | Mapping[str, float]) -> pd.Series | float:
     "The signature s of tumours with columns grain, margin, necrosis, rim: mean 0, standard deviation 1."
+    if absent := [name for name in SIGNS if name not in traits]:
+        raise DataError(f"traits: {', '.join(absent)} missing; a signature needs {', '.join(SIGNS)}")
     n = len(SIGNS)
     return sum(sign * traits[name] for name, sign in SIGNS.items()) / math.sqrt(n + n * (n - 1) * TOGETHER)
 
 
 def image_index(latents: pd.DataFrame) -> pd.Series:
     "The image index g of tumours with the traits and `size`, the standardised log diameter."
+    require_columns(latents, [*SIGNS, "size"], "traits")
     return math.sqrt(1 - VOLUME_SHARE**2) * signature(latents) - VOLUME_SHARE * latents["size"]
 
 
@@ -177,9 +182,10 @@ def respond_in(
     seed: int,
 ) -> pd.Series:
     "Who responds in a world: True or False for each patient, in the wanted share inside and outside the external centre."
+    require_columns(patients, ["patient_id", "image_index", "split"], "patients")
     for name, value, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
         if value not in known:
-            raise OptionError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {value!r}")
     share, rho = BALANCES[balance], rho_for(WORLDS[world], BALANCES[balance])
     other = np.array([make_rng(seed, "liability", i).normal() for i in patients["patient_id"]])
     liability = rho * patients["image_index"] + math.sqrt(1 - rho**2) * other

@@ -40,6 +40,8 @@ from nsclc_radiomics.core import (
     write_json,
     write_volume,
 )
+from .core import CohortError
+from .core import advice, option
 from .device import choose_device, choose_precision, torch_apart
 from .image import read_ct
 from .mask import read_mask, write_seg
@@ -80,7 +82,7 @@ class UnetSettings:
             )
         for name in ("spacing", "patches", "batch", "rate"):
             if not getattr(self, name) > 0:
-                raise OptionError(f"{name} must be positive, got {getattr(self, name)}")
+                raise OptionError(f"{option(name)} must be positive, got {getattr(self, name)}")
         if min(self.click, self.blind) < 0 or self.click + self.blind > 1:
             raise OptionError(f"click and blind are shares of the training, at least 0 and at most 1 together, got {self.click} and {self.blind}")
         if not 0 <= self.closer <= 1:
@@ -304,7 +306,8 @@ def train_network(
                 logits = _logits(network, x)
             loss = loss_of(logits.float(), y)
             if not torch.isfinite(loss):
-                raise ModelError(f"training diverged at step {len(losses)} of {steps}: lower the rate, now {settings.rate}")
+                lower = advice(f"lower the rate, now {settings.rate}", "look for images of other values than HU in the cohort")
+                raise ModelError(f"training diverged at step {len(losses)} of {steps}: {lower}")
             network.zero_grad()
             loss.backward()
             descent.step()
@@ -495,7 +498,7 @@ def segment(
     crop = is_crop(image)
     if isinstance(where, str):
         if where not in ("auto", "centre", "search"):
-            raise OptionError(f"where must be auto, centre, search or a point in mm, got {where!r}")
+            raise OptionError(f"{option('where')} must be auto, centre, search or a point in mm, got {where!r}")
         if where == "search" or (where == "auto" and not crop):
             return _search(image, model, device)
         centre, half = (np.array(image.shape) - 1) / 2, half_of(image) if crop else None
@@ -713,6 +716,7 @@ def train_segmenter(
     `out` receives `model/`, `scores.csv`, `losses.csv` and `masks/<patient_id>.nii.gz` (out of fold). A patient whose image or mask
     cannot be read is left out with a warning. Raises OptionError for folds that cannot be made and where `out` holds something else.
     """
+    worker_count(jobs)
     settings, out = settings or UnetSettings(), Path(out)
     table = cohort.patients
     chosen = sorted(patients if patients is not None else table.loc[table["split"].eq("train") & table["has_ct"].eq(True), "patient_id"])
@@ -769,7 +773,7 @@ def _score(cohort: Cohort, patient: str, model: Any, where: Any, device: str, ma
     truth = read_mask(cohort.mask_path(patient), image) if has_truth else None
     if isinstance(where, str) and where == "mask":
         if truth is None:
-            raise MaskError(f"{patient}: no expert's mask to take the click from; give the points")
+            raise MaskError(f"{patient}: no expert's mask to take the click from{advice('; give the points')}")
         where = centre_point(truth)
     result = model(image, where) if callable(model) else segment(image, model, where, device)
     if masks is not None:
@@ -813,6 +817,9 @@ def segment_cohort(
     """
     model = open_model(model)
     chosen = list(patients) if patients is not None else cohort.patients.loc[cohort.patients["has_ct"].eq(True), "patient_id"].tolist()
+    worker_count(jobs)
+    if not chosen:
+        raise CohortError(f"{cohort.path}: no patient has a CT, so there is nothing to segment")
     seen = set(seen_patients(model, cohort, chosen))
     if seen:
         warnings.warn(
@@ -848,7 +855,7 @@ def seeded(image: Volume, where: Any) -> Segmentation:
     "One click without a network, as `segment_cohort` needs it; nothing found where the click is not in tissue."
     if isinstance(where, str):
         if where not in ("auto", "centre"):
-            raise OptionError(f"one-click segmentation needs a point, or where='centre' or 'mask', got {where!r}")
+            raise OptionError(f"one-click segmentation needs a point, or {option('where', 'centre')} or mask, got {where!r}")
         where = point_of(image, (np.array(image.shape) - 1) / 2)
     blank = pd.DataFrame(columns=["x", "y", "z", "volume_cm3", "probability"])
     with warnings.catch_warnings(record=True) as caught:

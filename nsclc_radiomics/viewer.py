@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from .cohort import Cohort
 from .core import MissingDependencyError, NsclcError, Volume, read_volume
+from .core import require_columns
 from .image import turned_to_lps
 from .mask import read_mask
 from .segmentation import point_of, segmentation_scores
@@ -116,6 +117,7 @@ def telling_cases(
     count: int = 2,  # of the best, of those about the median, and of the worst
 ) -> pd.Series:
     "Patients of whom the best, median and worst Dice are, best first, with a word which it is; each patient once."
+    require_columns(scores, ["dice"], "scores", rows=True)
     order = scores["dice"].sort_values(ascending=False, kind="stable").index
     middle = max(0, (len(order) - count) // 2)
     picks = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}

@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from skimage.measure import find_contours
 
 from .cohort import Cohort
-from .core import GeometryError, MaskError, OptionError, Volume, grid_difference, make_rng
+from .core import GeometryError, MaskError, OptionError, Volume, grid_difference, make_rng, require_columns
 from .image import augment, denoise, resample, scale, turned_to_lps, window
 from .mask import read_mask
 from .style import COLOURS
@@ -111,6 +111,7 @@ def plot_mask_sizes(
     sizes: pd.DataFrame,  # from `mask_sizes`
 ) -> Figure:
     "Volumes on a logarithmic scale, a point a patient, one row a split, with the median."
+    require_columns(sizes, ["split", "volume_cm3"], "mask sizes", rows=True)
     splits = list(dict.fromkeys(sizes["split"]))
     fig, ax = plt.subplots(figsize=(5.5, 0.8 + 0.7 * len(splits)), layout="constrained")
     sns.swarmplot(sizes, x="volume_cm3", y="split", order=splits, size=2.5, color=COLOURS[0], alpha=0.7, warn_thresh=1, log_scale=True, ax=ax)

@@ -16,16 +16,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from .cohort import Cohort
-from nsclc_radiomics.core import (
-    DataError,
-    GeometryError,
-    MaskError,
-    NsclcError,
-    OptionError,
-    Volume,
-    show_progress,
-    worker_count,
-)
+from .core import DataError, GeometryError, MaskError, NsclcError, OptionError, Volume, require_columns, show_progress, worker_count
 from .core import atomic_path, content_hash, grid_difference
 from .mask import read_mask
 
@@ -202,4 +193,5 @@ def pick_channels(
     channels: Sequence[int],
 ) -> pd.DataFrame:
     "The same patients with these channels only, in this order."
+    require_columns(crops, ["crop"], "crops")
     return crops.assign(crop=[crop[list(channels)] for crop in crops["crop"]])

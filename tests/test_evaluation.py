@@ -385,7 +385,7 @@ def test_a_real_auc_over_0_90_warns_of_leakage_and_a_simulated_one_does_not():
         performance_table(table, "imagined", 20, 19)
     with pytest.raises(DataError, match="m, holdout: .*NaN"):
         performance_table(table.assign(probability=table.probability.where(table.index != "P0003")), "real", 20, 19)
-    with pytest.raises(DataError, match="lacks the column 'probability'"):
+    with pytest.raises(DataError, match="column probability missing"):
         performance_table(table.drop(columns="probability"), "real", 20, 19)
 
 
