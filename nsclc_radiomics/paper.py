@@ -132,9 +132,19 @@ def note_run(
     size = find_profile(profile)
     made = _cohort_hash(run, cohort) if cohort else content_hash(size.patients, size.external, seed, code_hash())
     noted = {"parameters": {"cohort": cohort, "profile": profile, "seed": seed}, "inputs": {"cohort": made}}
-    if noted_inputs(run) != noted:
+    before = noted_inputs(run)
+    if before != noted:
+        if before["parameters"] and (before["parameters"] != noted["parameters"] or (cohort and before["inputs"] != noted["inputs"])):
+            _forget_results(run)
         note_inputs(run, **noted)
     return noted["inputs"]
+
+
+def _forget_results(run: Run) -> None:
+    "Remove the results of other patients, which would stand beside the new ones wherever these patients cannot show a part."
+    for folder in (".chapters", "figures", "models", "predictions", "tables"):
+        remove_tree(run.path / folder)
+    (run.path / "numbers.json").unlink(missing_ok=True)
 
 
 def _cohort_hash(run: Run, cohort: str) -> str:

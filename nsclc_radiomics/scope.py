@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from .outcomes import cohort_outcomes
 
 # %% auto #0
 __all__ = ['FEWEST_TESTED', 'FEWEST_TUNED', 'FEWEST_REPEATED', 'known_outcomes', 'few_of_a_class', 'Scope', 'cohort_scope',
-           'scope_table']
+           'scope_table', 'examples']
 
 # %% ../nbs/79_scope.ipynb #82a8ccff
 def known_outcomes(
@@ -62,10 +63,12 @@ class Scope:
         "Can this part be shown?"
         return self.table.loc[part, "shown"] == "yes"
 
-    def require(self, part: str) -> None:
-        "DataError that says what is missing where this part cannot be shown."
+    def require(self, part: str, *made: Any) -> None:
+        "DataError that says what is missing where this part cannot be shown, or where something it starts from was not made (None or empty)."
         if part not in self:
             raise DataError(self.table.loc[part, "missing"])
+        if any(one is None or len(one) == 0 for one in made):
+            raise DataError(f"{self.table.loc[part, 'part']}: what this starts from could not be made, for the reason given there")
 
 
 def cohort_scope(
@@ -131,3 +134,18 @@ def scope_table(
 ) -> pd.DataFrame:
     "The table of `cohort_scope` as reports show it: columns chapter, part, shown and missing."
     return cohort_scope(cohort, unusable).table.reset_index(drop=True)
+
+# %% ../nbs/79_scope.ipynb #23033de2
+def examples(
+    cohort: Cohort,
+    outcomes: pd.DataFrame,  # from `known_outcomes`
+    modality: str = "ct",  # or "pet"
+    count: int = 6,  # of each class
+) -> pd.DataFrame:
+    "The rows of `outcomes` of the first patients of class 1, then of class 0, who have the image; DataError where nobody has it."
+    having = outcomes[outcomes.index.isin(cohort.patients.loc[cohort.patients[f"has_{modality}"].eq(True), "patient_id"])]
+    if having.empty:
+        raise DataError(f"no patient of this cohort has a {modality.upper()}")
+    if having.label.isna().all():
+        return having.head(2 * count)
+    return pd.concat([having[having.label == k].head(count) for k in (1, 0)])
