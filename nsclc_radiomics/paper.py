@@ -177,11 +177,15 @@ NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, 
 
 @contextlib.contextmanager
 def where_possible() -> Iterator[None]:
-    "Around a part of a notebook: where the patients do not allow it, it says why, and the notebook goes on."
+    "Around a part of a notebook: where the patients do not allow it, it says why, once a chapter, and the notebook goes on."
     try:
         yield
     except NOT_ALLOWED as error:
-        print(f"not shown: {error}")
+        print("not shown, for a reason given above" if str(error) in _SAID else f"not shown: {error}")
+        _SAID.add(str(error))
+
+
+_SAID: set[str] = set()  # reasons given in this chapter
 
 
 def remove_tree(path: Path) -> None:
@@ -433,6 +437,7 @@ def open_chapter(
                 f"or all chapters by `nsclc-radiomics paper --run {_shown(folder.path)}`"
             )
     _done_note(folder, name).unlink(missing_ok=True)
+    _SAID.clear()
     loaded = run_cohort(folder, given, profile, seed)
     return Chapter(name, folder, loaded, size, bool(given), known_outcomes(loaded), cohort_scope(loaded))
 
