@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import PATIENT_COLUMNS, Cohort, possible_folds, save_cohort
+from nsclc_radiomics.cohort import PATIENT_COLUMNS, Cohort, load_cohort, possible_folds, save_cohort
 from nsclc_radiomics.core import CohortError, DataError, Volume, content_hash, make_rng, write_volume
 from nsclc_radiomics.quality import LEVELS, Limits, check_cohort, measure, thumbnail
+from nsclc_radiomics.robustness import training_tumours
 from nsclc_radiomics.scope import cohort_scope, examples, known_outcomes, scope_table
+from nsclc_radiomics.views import mask_sizes, plot_contact_sheet
 
 Z, Y, X = np.ogrid[-8:9, -12:13, -12:13]
 INSIDE = Z**2 + Y**2 + X**2 <= 7**2
@@ -271,3 +273,11 @@ def test_the_report_says_what_the_chapters_can_show(tmp_path):
     assert list(table.columns) == ["chapter", "part", "shown", "missing"]
     assert table.missing.str.contains("fewer than 4 training patients with CT of a class: 1 of class 1, 2 of class 0").any()  # not the empty mask's
     assert "fewer than 4 training patients" in (tmp_path / "c_quality/quality.html").read_text()
+
+
+def test_a_mask_that_cannot_be_used_costs_one_patient_and_no_chapter(tmp_path, capsys):
+    cohort = load_cohort(cohort_of(tmp_path / "c", {"bad": FAULTS["empty"][0], "good": GOOD}))
+    assert mask_sizes(cohort).index.tolist() == ["good"] and list(training_tumours(cohort)) == ["good"]
+    fig = plot_contact_sheet(cohort, {"bad": "bad", "good": "good"}, columns=2)
+    assert [bool(ax.images) for ax in fig.axes] == [False, True]
+    assert capsys.readouterr().out.count("bad/ct_mask.nii.gz") == 3
