@@ -95,9 +95,24 @@ def _simulate(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     from nsclc_radiomics.quality import check_cohort
+    from nsclc_radiomics.scope import scope_table
 
-    findings = check_cohort(args.cohort, args.out, jobs=args.jobs)
+    findings = check_cohort(args.cohort, args.out, jobs=args.jobs, chapters=scope_table)
     print(findings.to_string(index=False, max_colwidth=90) if len(findings) else "nothing found")
+    _print_scope(args)
+
+
+def _print_scope(args: argparse.Namespace) -> None:
+    "What the paper's chapters cannot show of this cohort, and why."
+    import pandas as pd
+
+    report = args.out or args.cohort.with_name(args.cohort.name + "_quality")
+    if (report / "chapters.csv").is_file():
+        table = pd.read_csv(report / "chapters.csv", keep_default_na=False)
+        absent = table[table["shown"] == "no"].drop(columns="shown")
+        print(f"\nthe paper's chapters can show {len(table) - len(absent)} of {len(table)} parts with this cohort (chapters.csv)")
+        if len(absent):
+            print(absent.to_string(index=False))
 
 # %% ../nbs/98_cli.ipynb #1d7a78c8
 def _add_import_commands(commands: Commands) -> None:

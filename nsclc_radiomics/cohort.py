@@ -35,10 +35,10 @@ from nsclc_radiomics.core import (
 from .core import require_columns
 
 # %% auto #0
-__all__ = ['RESPONSES', 'PATIENT_COLUMNS', 'LESION_COLUMNS', 'ENDPOINTS', 'EVIDENCE_OF_COHORTS', 'IMAGE_SUFFIXES',
+__all__ = ['RESPONSES', 'PATIENT_COLUMNS', 'LESION_COLUMNS', 'ENDPOINTS', 'EVIDENCE_OF_COHORTS', 'IMAGE_SUFFIXES', 'FEWEST',
            'SAMPLE_ARCHIVE', 'SAMPLE_IDS', 'SAMPLE_SETTINGS', 'BUILD_HELP', 'Column', 'read_table', 'Cohort',
-           'load_cohort', 'save_cohort', 'inclusion_flow', 'patient_folds', 'sample_dir', 'has_sample', 'fetch_sample',
-           'save_sample_cohort', 'sample_baseline']
+           'load_cohort', 'save_cohort', 'inclusion_flow', 'patient_folds', 'possible_folds', 'sample_dir',
+           'has_sample', 'fetch_sample', 'save_sample_cohort', 'sample_baseline']
 
 # %% ../nbs/10_cohort.ipynb #0d3f04ae
 @dataclass(frozen=True)
@@ -458,6 +458,21 @@ def patient_folds(
     for k, (_, test) in enumerate(splitter.split(ordered, ordered)):
         folds.iloc[test] = k
     return folds.reindex(labels.index)
+
+# %% ../nbs/10_cohort.ipynb #baa44d59
+FEWEST = 4  # patients of each class: the training part of each fold is divided again, into folds with patients of each class
+
+
+def possible_folds(
+    labels: pd.Series,  # 0 or 1, one row a patient
+    most: int = 5,  # the paper: five
+    fewest: int = FEWEST,  # patients of each class
+) -> int:
+    "The number of folds for `patient_folds`: `most`, or the size of the smaller class; DataError with fewer than `fewest` patients of a class."
+    counts = labels.value_counts().reindex([0, 1], fill_value=0)
+    if counts.min() < fewest:
+        raise DataError(f"cross-validation needs {fewest} patients of each class or more; there are {counts[1]} of class 1 and {counts[0]} of class 0")
+    return int(min(most, counts.min()))
 
 # %% ../nbs/10_cohort.ipynb #557edaed
 SAMPLE_ARCHIVE = "pyradiomics-3.0.1.tar.gz"

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, clone
 
 from .cohort import Cohort, fetch_sample, has_sample, load_cohort, save_cohort
 from .comparison import paired_delong
-from .core import DataError, atomic_folder, content_hash, make_rng, read_json, read_volume, require_columns, require_numbers, worker_count, write_json
+from .core import DataError, ImageError, MaskError, atomic_folder, content_hash, make_rng, read_json, read_volume, require_columns, require_numbers, worker_count, write_json
 from .evaluation import guard_disjoint
 from .mask import read_mask
 from .robustness import feature_icc
@@ -41,14 +41,16 @@ def automatic_outlines(
     """A row of scores a patient and method, with columns `set` (`train, out of fold`, `holdout`, `external`) and `method`.
 
     `out` receives `training/` (see `train_segmenter`), `network/` and `one click/` (see `segment_cohort`). Raises DataError where nobody
-    is left to outline.
+    is left to outline. A patient whose mask cannot be used is left out, and named; without two training patients no network is trained.
     """
     out, jobs, chosen, parts, how = Path(out), worker_count(jobs), {}, [], {"one click": ("seeded", "mask")}
     for which, rows in cohort.patients[cohort.patients["has_ct"].eq(True)].groupby("split"):
         ids = sorted(rows["patient_id"])
-        chosen[which] = sorted(ids[k] for k in make_rng(seed, "outlined", which).permutation(len(ids))[:most])
-    if settings is not None and not chosen.get("train"):
-        raise DataError(f"{cohort.path}: no training patient has a CT for the network to learn from")
+        drawn = sorted(ids[k] for k in make_rng(seed, "outlined", which).permutation(len(ids))[:most])
+        chosen[which] = [patient for patient in drawn if _has_mask(cohort, patient)]
+    if settings is not None and len(chosen.get("train", [])) < 2:
+        print(f"no network is trained: that needs two training patients with a CT and a mask, and there are {len(chosen.get('train', []))}")
+        settings = None
     if settings is not None:
         model, scores = train_segmenter(cohort, out / "training", settings, 2, chosen["train"], jobs=jobs, progress=False, replace_other=True)
         parts, how = [scores.assign(set="train, out of fold", method="network")], {"network": (model, "auto"), **how}
@@ -60,6 +62,14 @@ def automatic_outlines(
     if not parts:
         raise DataError(f"{cohort.path}: no holdout or external patient to outline")
     return pd.concat(parts)
+
+
+def _has_mask(cohort: Cohort, patient_id: str) -> bool:
+    try:
+        return bool(read_mask(cohort.mask_path(patient_id)).array.any())
+    except (ImageError, MaskError) as error:
+        print(f"left out: {error}")
+        return False
 
 
 def _outlined_once(cohort: Cohort, model: Any, out: Path, where: str, patients: list[str], jobs: int, settings: UnetSettings | None) -> pd.DataFrame:

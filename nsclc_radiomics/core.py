@@ -602,6 +602,9 @@ class Run:
 
     def __post_init__(self):
         object.__setattr__(self, "path", project_root() / self.path)
+        there = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not there.is_dir():
+            raise RunError(f"{there} is a file, and a run is kept in a folder: give the run another name, or move the file")
 
     def folder(self, name: str) -> Path:
         "A folder of the run, e.g. `figures`, `tables`, `features`, `predictions` or `models`, made when it is not there."

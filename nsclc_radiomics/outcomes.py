@@ -92,7 +92,7 @@ def describe_cohort(
         ("Centres", ", ".join(f"{c} {n}" for c, n in patients["centre"].value_counts().sort_index().items())),
         ("Split", ", ".join(f"{s} {n}" for s, n in patients["split"].value_counts(sort=False).items())),
         ("Outcome evaluable", _share(outcomes["label"].notna())),
-        (positive[cohort.meta["endpoint"]], _share(label == 1)),
+        *([(positive[cohort.meta["endpoint"]], _share(label == 1))] if cohort.meta["endpoint"] in positive else []),
         ("Events (progression or death)", _share(outcomes["event"].dropna() == 1)),
     ]
     rows += [(name, _median(patients[c])) for c, name in _MEASURED.items() if patients[c].notna().any()]

@@ -21,16 +21,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cohort import Cohort, load_cohort
+import pandas as pd
+
+from .cohort import Cohort, load_cohort, possible_folds
 from nsclc_radiomics.core import (
+    CohortError,
     DataError,
+    FeatureError,
+    GeometryError,
+    ImageError,
+    MaskError,
     MissingDependencyError,
     OptionError,
+    ResponseError,
     Run,
     RunError,
     atomic_path,
     code_hash,
     content_hash,
+    make_rng,
     project_root,
     read_json,
     reference_dir,
@@ -38,13 +47,14 @@ from nsclc_radiomics.core import (
 )
 from .models import MODELS
 from .report import note_inputs, noted_inputs, package_versions, write_provenance
+from .scope import FEWEST_TUNED, Scope, cohort_scope, known_outcomes
 from .simulate import change_world, simulate_cohort
 
 # %% auto #0
-__all__ = ['PROFILES', 'TITLES', 'AFTER', 'README_FIGURE', 'Profile', 'find_profile', 'run_cohort', 'note_run', 'run_world',
-           'where_possible', 'remove_tree', 'execute_notebook', 'WarmKernel', 'normalise_notebook', 'write_notebook',
-           'note_executed', 'executed_key', 'needed_by', 'Schedule', 'earlier_seconds', 'Progress', 'paper_notebooks',
-           'run_paper', 'side_by_side', 'publish']
+__all__ = ['PROFILES', 'TITLES', 'NOT_ALLOWED', 'AFTER', 'README_FIGURE', 'Profile', 'find_profile', 'run_cohort', 'note_run',
+           'run_world', 'where_possible', 'remove_tree', 'execute_notebook', 'WarmKernel', 'normalise_notebook',
+           'write_notebook', 'note_executed', 'executed_key', 'needed_by', 'Chapter', 'open_chapter', 'Schedule',
+           'earlier_seconds', 'Progress', 'paper_notebooks', 'run_paper', 'side_by_side', 'publish']
 
 # %% ../nbs/96_paper.ipynb #c0d81756
 @dataclass(frozen=True)
@@ -122,9 +132,19 @@ def note_run(
     size = find_profile(profile)
     made = _cohort_hash(run, cohort) if cohort else content_hash(size.patients, size.external, seed, code_hash())
     noted = {"parameters": {"cohort": cohort, "profile": profile, "seed": seed}, "inputs": {"cohort": made}}
-    if noted_inputs(run) != noted:
+    before = noted_inputs(run)
+    if before != noted:
+        if before["parameters"] and (before["parameters"] != noted["parameters"] or (cohort and before["inputs"] != noted["inputs"])):
+            _forget_results(run)
         note_inputs(run, **noted)
     return noted["inputs"]
+
+
+def _forget_results(run: Run) -> None:
+    "Remove the results of other patients, which would stand beside the new ones wherever these patients cannot show a part."
+    for folder in (".chapters", "figures", "models", "predictions", "tables"):
+        remove_tree(run.path / folder)
+    (run.path / "numbers.json").unlink(missing_ok=True)
 
 
 def _cohort_hash(run: Run, cohort: str) -> str:
@@ -151,13 +171,21 @@ def run_world(
     return change_world(cohort.path, target, world)
 
 
+# What is wrong with patients; a result that is missing, a leak or an option that cannot be used is another matter
+NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, MaskError, ResponseError)
+
+
 @contextlib.contextmanager
 def where_possible() -> Iterator[None]:
-    "Around a part of a notebook: where the patients do not allow it (DataError), it says why, and the notebook goes on."
+    "Around a part of a notebook: where the patients do not allow it, it says why, once a chapter, and the notebook goes on."
     try:
         yield
-    except DataError as error:
-        print(f"not shown: {error}")
+    except NOT_ALLOWED as error:
+        print("not shown, for a reason given above" if str(error) in _SAID else f"not shown: {error}")
+        _SAID.add(str(error))
+
+
+_SAID: set[str] = set()  # reasons given in this chapter
 
 
 def remove_tree(path: Path) -> None:
@@ -343,6 +371,76 @@ def needed_by(
     direct = set(AFTER.get(name, before)) & set(before)
     return direct.union(*(needed_by(other, names) for other in direct))
 
+# %% ../nbs/96_paper.ipynb #551ffdea
+@dataclass(frozen=True)
+class Chapter:
+    "What a chapter of the paper starts from; `open_chapter` makes it."
+
+    name: str
+    run: Run
+    cohort: Cohort
+    size: Profile
+    own: bool  # a cohort was given: not the simulated one of the run
+    outcomes: pd.DataFrame  # from `known_outcomes`
+    scope: Scope  # what the cohort can show
+
+    @property
+    def evidence(self) -> str:
+        "The kind of evidence that the cohort is."
+        return self.cohort.meta["evidence"]
+
+    def folds(self, labels: pd.Series, most: int = 5, fewest: int = 4) -> int:
+        "The number of folds of these patients (0 or 1, one row a patient); where there are fewer than `most`, it is said."
+        count = possible_folds(labels, most, fewest)
+        if count < most:
+            print(f"{count} folds in place of {most}: the smaller class has {count} patients")
+        return count
+
+    def tune(self, labels: pd.Series) -> bool:
+        "Choose hyper-parameters by inner cross-validation? As the profile says; not where a class is too small for it, which is said."
+        smallest = int(labels.value_counts().reindex([0, 1], fill_value=0).min())
+        if self.size.tune and smallest < FEWEST_TUNED:
+            print(f"hyper-parameters are not tuned: that needs {FEWEST_TUNED} training patients of each class, and the smaller class has {smallest}")
+        return self.size.tune and smallest >= FEWEST_TUNED
+
+    def done(self) -> None:
+        "Note that the chapter has come to its end, for those that need it."
+        _done_note(self.run, self.name).touch()
+
+
+def _done_note(run: Run, name: str) -> Path:
+    return run.folder(".chapters") / name
+
+
+def open_chapter(
+    name: str,  # of the notebook, e.g. "40_performance"
+    run: str | Path,  # folder of the run
+    cohort: str = "",  # folder of a cohort; empty: the simulated one of the run
+    profile: str = "full",
+    seed: int = 1,
+    needs: Sequence[str] = (),  # chapters whose results this one reads, in order
+) -> Chapter:
+    """What a chapter needs to begin: its run, cohort, outcomes, profile, and what the cohort can show.
+
+    Raises OptionError for an unknown profile or a seed that is no whole number of zero or more, CohortError for a cohort that is missing or
+    breaks its schema, and RunError for a run that is a file, or that lacks a chapter which this one needs.
+    """
+    size = find_profile(profile)
+    make_rng(seed)  # refuses what is no seed
+    given, folder = cohort, Run(Path(run))
+    if given:
+        load_cohort(project_root() / given)
+    for other in needs:
+        if not (folder.path / ".chapters" / other).is_file():
+            raise RunError(
+                f"{_shown(folder.path)} has no results of chapter {other}, which {name} needs: run nbs/paper/{other}.ipynb into this run folder first, "
+                f"or all chapters by `nsclc-radiomics paper --run {_shown(folder.path)}`"
+            )
+    _done_note(folder, name).unlink(missing_ok=True)
+    _SAID.clear()
+    loaded = run_cohort(folder, given, profile, seed)
+    return Chapter(name, folder, loaded, size, bool(given), known_outcomes(loaded), cohort_scope(loaded))
+
 # %% ../nbs/96_paper.ipynb #c04c07f9
 @dataclass
 class Schedule:
@@ -492,6 +590,7 @@ def run_paper(
     Where a notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised.
     """
     find_profile(profile)
+    make_rng(seed)  # refuses what is no seed
     folder, notebooks = Run(Path(run)), {p.stem: p for p in paper_notebooks()}
     seconds = earlier_seconds(folder, profile)
     if fresh:

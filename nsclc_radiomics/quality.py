@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -303,6 +304,7 @@ figcaption b {{ margin-right: .5rem }} ul {{ margin: .2rem 0 0; padding-left: 1.
 <h2>Findings</h2>
 {counts}
 {general}
+{chapters}
 <h2>Patients</h2>
 <div class="controls">
 <label>Show <select id="level"><option value="">all</option><option value="any">with findings</option>
@@ -354,7 +356,7 @@ def _card(row: int, c: Checked, findings: list[Finding]) -> str:
     )
 
 
-def _page(cohort: Cohort, checked: list[Checked], findings: pd.DataFrame) -> str:
+def _page(cohort: Cohort, checked: list[Checked], findings: pd.DataFrame, chapters: pd.DataFrame | None = None) -> str:
     records = [Finding(*row) for row in findings.itertuples(index=False)]
     cards = []
     for row, c in enumerate(checked):
@@ -372,6 +374,7 @@ def _page(cohort: Cohort, checked: list[Checked], findings: pd.DataFrame) -> str
         summary=summary,
         counts=counts.reset_index().to_html(index=False, border=0) if len(findings) else "<p>None.</p>",
         general=f"<p>Of the cohort as a whole:</p><ul>{general}</ul>" if general else "",
+        chapters="" if chapters is None else f"<h2>What the paper's chapters can show</h2>{chapters.to_html(index=False, border=0)}",
         cases="\n".join(cards),
     )
 
@@ -393,10 +396,12 @@ def check_cohort(
     out: str | Path | None = None,  # folder of the report; COHORT_quality beside the cohort unless given
     limits: Limits = Limits(),
     jobs: int | None = None,  # processes; None: one per core; the report does not depend on it
+    chapters: Callable[[Cohort, Sequence[str]], pd.DataFrame] | None = None,  # what it can show, given patients whose CT cannot be used
 ) -> pd.DataFrame:
     """Check every image of a cohort, write the report, and return the findings: patient_id, item, level, check, finding, worst first.
 
-    The report is `quality.html` (a page to look through), `findings.csv` and `images.csv` (what was measured).
+    The report is `quality.html` (a page to look through), `findings.csv`, `images.csv` (what was measured) and, with `chapters`,
+    `chapters.csv` (what the paper's chapters can show of this cohort).
     Raises CohortError where the cohort breaks its schema; a bad image is a finding.
     """
     cohort = load_cohort(cohort_path)
@@ -405,13 +410,21 @@ def check_cohort(
     work = Parallel(n_jobs=worker_count(jobs, len(todo)), return_as="generator")(delayed(check_image)(cohort, p, m, limits) for p, m in todo)
     checked = list(show_progress(work, "check", len(todo), "images", shown=None))
     found = [f for c in checked for f in c.findings] + find_duplicates(checked) + find_missing(cohort)
+    possible = None
+    if chapters is not None:
+        try:
+            possible = chapters(cohort, [c.patient_id for c in checked if c.modality == "ct" and not c.measured])
+        except NsclcError as error:  # outcomes that cannot be derived
+            found.append(Finding("", "clinical", "error", "outcome", str(error)))
     images = {m: sum(1 for _, n in todo if n == m) for m in ("ct", "pet")}
     findings = _gathered(found, {**images, "clinical": len(cohort.patients)})
     measured = pd.DataFrame([{"patient_id": c.patient_id, "modality": c.modality, **c.measured} for c in checked])
+    written = [] if possible is None else [("chapters.csv", possible.to_csv(index=False, lineterminator="\n"))]
     for name, text in (
+        *written,
         ("findings.csv", findings.to_csv(index=False, lineterminator="\n")),
         ("images.csv", measured.to_csv(index=False, lineterminator="\n")),
-        ("quality.html", _page(cohort, checked, findings)),
+        ("quality.html", _page(cohort, checked, findings, possible)),
     ):
         with atomic_path(out / name) as path:
             path.write_text(text, encoding="utf-8")

@@ -15,8 +15,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from .cohort import Cohort
-from .core import DataError, FeatureError, MaskError, MissingDependencyError, OptionError, Volume, make_rng, reference_dir
-from .core import require_columns, require_numbers
+from .core import DataError, FeatureError, GeometryError, ImageError, MaskError, MissingDependencyError, OptionError, Volume, make_rng, reference_dir, require_columns, require_numbers
 from .features import FeatureSettings, extract_case, load_settings
 from .mask import read_mask
 from .style import COLOURS
@@ -248,13 +247,24 @@ def training_tumours(
     cohort: Cohort,
     count: int = 15,
 ) -> dict[str, tuple[Volume, Volume]]:
-    "CT and mask of the cohort's first training patients: repeatability is learnt from them only, as everything else is."
+    """CT and mask of the cohort's first training patients: repeatability is learnt from them only, as everything else is.
+
+    A patient whose CT or mask cannot be used is passed over, and named; DataError where no training patient has a CT that can.
+    """
     patients = cohort.patients
-    ids = patients.loc[patients["split"].eq("train") & patients["has_ct"].eq(True), "patient_id"].tolist()[:count]
-    if not ids:
-        raise DataError(f"{cohort.path}: no training patient has a CT, so that repeatability cannot be measured")
-    images = {pid: cohort.image(pid) for pid in ids}
-    return {pid: (image, read_mask(cohort.mask_path(pid), image)) for pid, image in images.items()}
+    ids = patients.loc[patients["split"].eq("train") & patients["has_ct"].eq(True), "patient_id"].tolist()
+    found: dict[str, tuple[Volume, Volume]] = {}
+    for pid in ids:
+        if len(found) == count:
+            break
+        try:
+            image = cohort.image(pid)
+            found[pid] = (image, read_mask(cohort.mask_path(pid), image))
+        except (ImageError, MaskError, GeometryError) as error:
+            print(f"passed over: {error}")
+    if not found:
+        raise DataError(f"{cohort.path}: no training patient has a CT that can be used, so that repeatability cannot be measured")
+    return found
 
 
 def real_tumours(count: int = 15) -> dict[str, tuple[Volume, Volume]]:

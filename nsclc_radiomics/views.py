@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from skimage.measure import find_contours
 
 from .cohort import Cohort
-from .core import GeometryError, MaskError, OptionError, Volume, grid_difference, make_rng, require_columns
+from .core import DataError, GeometryError, ImageError, MaskError, OptionError, Volume, grid_difference, make_rng, require_columns
 from .image import augment, denoise, resample, scale, turned_to_lps, window
 from .mask import read_mask
 from .style import COLOURS
@@ -79,7 +79,7 @@ def plot_contact_sheet(
     view: str = "lung",
     field: float | None = 80,  # mm
 ) -> Figure:
-    "Each patient's largest axial slice of the tumour, outlined."
+    "Each patient's largest axial slice of the tumour, outlined; a patient whose image or mask cannot be used has an empty place, and is named."
     if not titles:
         raise OptionError("no patients to draw: give at least one patient id")
     rows = -(-len(titles) // columns)
@@ -87,10 +87,15 @@ def plot_contact_sheet(
     for ax in axes.flat[len(titles) :]:
         ax.set_axis_off()
     for ax, (patient, title) in zip(axes.flat, titles.items()):
-        image = cohort.image(patient, modality)
-        mask = read_mask(cohort.mask_path(patient, modality), image)
-        show_slice(ax, turned_to_lps(image), turned_to_lps(mask), view=view, field=field)
         ax.set_title(title, fontsize=7)
+        try:
+            image = cohort.image(patient, modality)
+            mask = read_mask(cohort.mask_path(patient, modality), image)
+        except (ImageError, MaskError, GeometryError) as error:
+            print(f"not drawn: {error}")
+            ax.set_axis_off()
+            continue
+        show_slice(ax, turned_to_lps(image), turned_to_lps(mask), view=view, field=field)
     return fig
 
 # %% ../nbs/29_views.ipynb #0e80bf24
@@ -98,12 +103,21 @@ def mask_sizes(
     cohort: Cohort,
     modality: str = "ct",
 ) -> pd.DataFrame:
-    "Volume of each patient's GTV in cm³, and the diameter in mm of the ball of that volume; indexed by patient_id, with split and centre."
+    """Volume of each patient's GTV in cm³, and the diameter in mm of the ball of that volume; indexed by patient_id, with split and centre.
+
+    A patient whose mask cannot be used is left out, and named; DataError where nobody has one.
+    """
     rows = []
     for patient in cohort.patients[cohort.patients[f"has_{modality}"]].itertuples():
-        mask = read_mask(cohort.mask_path(patient.patient_id, modality))
+        try:
+            mask = read_mask(cohort.mask_path(patient.patient_id, modality))
+        except (ImageError, MaskError) as error:
+            print(f"left out: {error}")
+            continue
         volume = mask.array.sum() * mask.voxel_volume / 1000
         rows.append((patient.patient_id, patient.split, patient.centre, volume, 20 * (3 * volume / (4 * np.pi)) ** (1 / 3)))
+    if not rows:
+        raise DataError(f"no patient of this cohort has a {modality.upper()} with a mask")
     return pd.DataFrame(rows, columns=["patient_id", "split", "centre", "volume_cm3", "diameter_mm"]).set_index("patient_id")
 
 

@@ -157,6 +157,8 @@ def crop_cohort(
 
 def _crop_patient(cohort: Cohort, patient_id: str, settings: CropSettings) -> np.ndarray | str:
     "One patient's array, or the reason why there is none."
+    if not cohort.has(patient_id, "ct"):
+        return "no CT: has_ct is false in patients.csv"
     try:
         image = cohort.image(patient_id, "ct")
         mask = read_mask(cohort.mask_path(patient_id, "ct"), image)

@@ -14,9 +14,12 @@ from conftest import ROOT
 from jupyter_client import BlockingKernelClient
 
 from nsclc_radiomics import paper
-from nsclc_radiomics.core import EVIDENCE, Run, RunError, read_json
+from nsclc_radiomics.cohort import load_cohort, save_cohort
+from nsclc_radiomics.core import EVIDENCE, CohortError, OptionError, Run, RunError, read_json
+from nsclc_radiomics.outcomes import cohort_outcomes
 from nsclc_radiomics.paper import needed_by, normalise_notebook, paper_notebooks, run_paper
-from nsclc_radiomics.report import compare_runs
+from nsclc_radiomics.report import compare_runs, note_inputs
+from nsclc_radiomics.simulate import simulate_cohort
 
 NAMES = [p.stem for p in paper_notebooks()]
 
@@ -82,6 +85,7 @@ def test_a_second_run_does_nothing_again(smoke):
 def test_what_a_notebook_reads_from_another_is_made_before(name):
     text = "\n".join("".join(c["source"]) for c in read_json(ROOT / "nbs/paper" / f"{name}.ipynb")["cells"])
     read = set(re.findall(r"need\([^()]*\"(\d\d_\w+)\"\)", text))
+    read |= set(re.findall(r"\"(\d\d_\w+)\"", _opening(name))) - {name}
     assert read <= needed_by(name, NAMES), f"{name} reads what {read - needed_by(name, NAMES)} leave: name them in AFTER"
 
 
@@ -164,3 +168,76 @@ def test_what_is_committed_is_executed_normalised_and_whole(notebook):
     assert "".join(injected[0]["source"]).count('profile = "full"') == 1, "committed from a run that was not full"
     assert notebook.stat().st_size < 3_000_000
     assert not any("def " in line[:4] for c in code for line in "".join(c["source"]).splitlines()), "logic belongs in the library"
+
+
+def _opening(name: str) -> str:
+    "The first code cell of a chapter after its parameters."
+    cells = [c for c in read_json(ROOT / "nbs/paper" / f"{name}.ipynb")["cells"] if c["cell_type"] == "code"]
+    return "".join(next(c for c in cells if not {"parameters", "injected-parameters"} & set(c["metadata"].get("tags", [])))["source"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chapter_refuses_in_its_first_cell_what_it_cannot_go_on_with(name, tmp_path):
+    (tmp_path / "file").write_text("")
+    given = {"run": str(tmp_path / "run"), "cohort": "", "profile": "smoke", "seed": 1}
+    wrong = [
+        ({"profile": "huge"}, OptionError, "unknown profile 'huge'"),
+        ({"seed": -1}, OptionError, "seed must be a whole number of zero or more"),
+        ({"seed": "one"}, OptionError, "seed must be a whole number of zero or more"),
+        ({"cohort": str(tmp_path / "nowhere")}, CohortError, "no such cohort folder"),
+        ({"run": str(tmp_path / "file")}, RunError, "is a file"),
+        ({"run": str(tmp_path / "file" / "below")}, RunError, "is a file"),
+    ]
+    if "needs=" in _opening(name):
+        wrong.append(({}, RunError, r"has no results of chapter \d\d_\w+"))
+    for options, kind, words in wrong:
+        with pytest.raises(kind, match=words):
+            exec(_opening(name), {**given, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_results_of_other_patients_do_not_stay_in_a_run_folder(tmp_path):
+    run = Run(tmp_path / "run")
+    parameters = {"cohort": "", "profile": "smoke", "seed": 1}
+    note_inputs(run, parameters, {"cohort": "abc"})
+    run.record({"holdout.hybrid.auc": {"value": 0.9, "evidence": "simulated"}})
+    paper.note_run(run, "", "smoke", 1)  # the same patients, made by other code
+    assert "holdout.hybrid.auc" in run.numbers()
+    paper.note_run(run, "", "smoke", 2)
+    assert not (run.path / "numbers.json").exists()
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory) -> tuple[Run, dict[str, str]]:
+    "Chapters on an own cohort: four responders in training, one patient without images, no external centre, no lesions, one centre, no clinic."
+    home = tmp_path_factory.mktemp("own")
+    made = load_cohort(simulate_cohort(home / "cohort", patients=20, external=0, jobs=1, progress=False))
+    outcomes = cohort_outcomes(made)
+    table = made.patients.assign(response=made.patients.patient_id.map(outcomes.response), has_pet=False, centre="A", split="train")
+    table = table[table.response.isin(["PR", "CR", "SD", "PD"])]
+    responders = table.index[table.response.isin(["PR", "CR"])]
+    table = table.drop(responders[4:])
+    table.loc[table.index[table.response.isin(["SD", "PD"])][0], "has_ct"] = False
+    clinic = ["age", "sex", "smoking", "histology", "stage", "ecog", "pdl1_tps", "tmb", "albumin", "dnlr", "line_of_therapy", "time", "event"]
+    (made.path / "lesions.csv").unlink()
+    meta = {"name": "own", "evidence": "simulated", "endpoint": "response"}
+    save_cohort(made.path, meta, table.drop(columns=[c for c in clinic if c in table]))
+    run = run_paper(home / "run", str(made.path), profile="smoke", only=[n for n in NAMES if "20" <= n < "70"], say=lambda _: None)
+    said = {}
+    for name in [n for n in NAMES if "20" <= n < "70"]:
+        outputs = [o for c in read_json(run.path / "notebooks" / f"{name}.ipynb")["cells"] if c["cell_type"] == "code" for o in c["outputs"]]
+        said[name] = "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream" and o["name"] == "stdout")
+    return run, said
+
+
+def test_a_small_own_cohort_goes_through_the_chapters_and_says_what_it_cannot_show(awkward):
+    run, said = awkward
+    assert "4 folds in place of 5: the smaller class has 4 patients" in said["35_network"] and "4 folds in place of 5" in said["40_performance"]
+    assert "not shown: no patient of this cohort has a PET" in said["20_cohort"]
+    assert "not shown: no clinical variables" in said["40_performance"]
+    assert "not shown: no lesions.csv" in said["50_outcomes"] and "not shown: no follow-up times" in said["50_outcomes"]
+    assert "not shown: no holdout and no external patient with CT" in said["60_discussion"]
+    numbers = run.numbers()
+    assert "cross_validated.logistic_regression.auc" in numbers and not any("clinical" in key for key in numbers)
+    shown = pd.read_csv(run.path / "tables/scope.csv").set_index("part").shown
+    assert shown["training, choices"] == "yes" and shown["clinical model, hybrid"] == "no"

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import save_cohort
-from nsclc_radiomics.core import CohortError, Volume, content_hash, make_rng, write_volume
+from nsclc_radiomics.cohort import PATIENT_COLUMNS, Cohort, load_cohort, possible_folds, save_cohort
+from nsclc_radiomics.core import CohortError, DataError, Volume, content_hash, make_rng, write_volume
 from nsclc_radiomics.quality import LEVELS, Limits, check_cohort, measure, thumbnail
+from nsclc_radiomics.robustness import training_tumours
+from nsclc_radiomics.scope import cohort_scope, examples, known_outcomes, scope_table
+from nsclc_radiomics.views import mask_sizes, plot_contact_sheet
 
 Z, Y, X = np.ogrid[-8:9, -12:13, -12:13]
 INSIDE = Z**2 + Y**2 + X**2 <= 7**2
@@ -194,3 +197,87 @@ def test_limits_can_be_set(tmp_path):
     folder = cohort_of(tmp_path / "c", {"a": GOOD})
     assert not check_cohort(folder, limits=Limits()).check.eq("thickness").any()
     assert check_cohort(folder, limits=Limits(slice_mm=0.5)).check.eq("thickness").any()
+
+
+def tables_of(endpoint: str = "response", lesions: bool = False, **columns) -> Cohort:
+    "A cohort of tables alone, which has everything but lesions: ten training patients, four of a holdout, four of another centre."
+    known = {"age": 60.0, "pdl1_tps": 10.0, "time": 100.0, "event": True, "response": ["PR", "PD"] * 9}
+    table = pd.DataFrame({"patient_id": [f"p{k}" for k in range(18)], "centre": "A", "split": ["train"] * 10 + ["holdout"] * 4 + ["external"] * 4})
+    table = table.assign(**{"has_ct": True, "has_pet": True, **known, **columns}).reindex(columns=list(PATIENT_COLUMNS))
+    visits = pd.DataFrame({"patient_id": []}) if lesions else None
+    return Cohort(Path("none"), {"name": "tables", "evidence": "real", "endpoint": endpoint}, table, visits)
+
+
+FEW = ["PR"] * 3 + ["PD"] * 7 + ["PR", "PD"] * 4
+AFTER_TRAINING = {"cost", "reduction", "training", "performance", "holdout", "external", "clinical", "markers", "groups", "maps"}
+LACKING = {
+    "nothing": ({}, set(), ""),
+    "ct": ({"has_ct": False}, {"ct", "masks", "automatic", "features", "repeatability", "input"} | AFTER_TRAINING, "no patient has a CT"),
+    "pet": ({"has_pet": False}, {"pet"}, "no patient has a PET"),
+    "endpoint": ({"endpoint": "none"}, {"outcomes", "input", "response", "survival"} | AFTER_TRAINING, "no outcome is known"),
+    "a class": ({"response": "PR"}, AFTER_TRAINING, "one class only: all 10 training patients"),
+    "responders": ({"response": FEW}, AFTER_TRAINING, "fewer than 4 training patients with CT of a class: 3 of class 1, 7 of class 0"),
+    "new patients": ({"split": "train"}, {"automatic", "cost", "holdout", "external", "maps"}, "no holdout and no external patient"),
+    "training": ({"split": "holdout"}, {"repeatability"} | AFTER_TRAINING, "no training patients with CT with a known outcome"),
+    "another centre": ({"split": ["train"] * 10 + ["holdout"] * 8}, {"external"}, "no external patients"),
+    "follow-up": ({"time": None, "event": None}, {"survival", "groups"}, "no follow-up times"),
+    "events": ({"event": False}, {"groups"}, "no progression or death"),
+    "clinical variables": ({"age": None, "pdl1_tps": None}, {"clinical", "markers"}, "no clinical variables"),
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_what_a_cohort_can_show_and_what_is_missing(lacking):
+    columns, absent, words = LACKING[lacking]
+    cohort = tables_of(**columns)
+    table = cohort_scope(cohort).table
+    always = {"lesions", "worlds", "traits"}  # these tables have no lesions and are not simulated
+    assert set(table.index[table.shown == "no"]) - always == absent
+    assert not words or table.missing.str.contains(words, regex=False).any()
+    assert (table.missing.eq("") == table.shown.eq("yes")).all() and set(known_outcomes(cohort).columns) >= {"split", "label", "time", "event"}
+
+
+def test_scope_counts_the_ct_that_can_be_used():
+    cohort = tables_of()
+    scope = cohort_scope(cohort, unusable=["p0", "p2"])  # two of five responders
+    assert "training" not in scope and "3 of class 1, 5 of class 0" in scope.table.missing["training"]
+    with pytest.raises(DataError, match="3 of class 1"):
+        scope.require("training")
+    cohort_scope(cohort).require("training", [1])
+    with pytest.raises(DataError, match="could not be made"):
+        cohort_scope(cohort).require("training", None)
+
+
+def test_examples_pass_over_patients_without_the_image():
+    cohort = tables_of(has_ct=[False] + [True] * 17, has_pet=False)
+    assert examples(cohort, known_outcomes(cohort), count=2).index.tolist() == ["p2", "p4", "p1", "p3"]
+    unlabelled = tables_of(endpoint="none")
+    assert examples(unlabelled, known_outcomes(unlabelled), count=2).index.tolist() == ["p0", "p1", "p2", "p3"]
+    with pytest.raises(DataError, match="has a PET"):
+        examples(cohort, known_outcomes(cohort), "pet")
+
+
+def test_folds_follow_from_the_smaller_class():
+    counts = {n: possible_folds(pd.Series([1] * n + [0] * 9)) for n in (4, 5, 20)}
+    assert counts == {4: 4, 5: 5, 20: 5} and possible_folds(pd.Series([1, 1, 0, 0]), fewest=2) == 2
+    for labels in ([1, 1, 1, 0, 0, 0, 0], [1] * 8, []):
+        with pytest.raises(DataError, match="needs 4 patients of each class"):
+            possible_folds(pd.Series(labels, dtype=float))
+
+
+def test_the_report_says_what_the_chapters_can_show(tmp_path):
+    cases = {p: (volume(noisy(p)), volume(INSIDE & (X < k))) for k, p in enumerate("abc", 5)} | {"bad": FAULTS["empty"][0]}
+    folder = cohort_of(tmp_path / "c", cases, endpoint="response", response=["PR", "PD", "SD", "PD"])
+    check_cohort(folder, chapters=scope_table)
+    table = pd.read_csv(tmp_path / "c_quality/chapters.csv", keep_default_na=False)
+    assert list(table.columns) == ["chapter", "part", "shown", "missing"]
+    assert table.missing.str.contains("fewer than 4 training patients with CT of a class: 1 of class 1, 2 of class 0").any()  # not the empty mask's
+    assert "fewer than 4 training patients" in (tmp_path / "c_quality/quality.html").read_text()
+
+
+def test_a_mask_that_cannot_be_used_costs_one_patient_and_no_chapter(tmp_path, capsys):
+    cohort = load_cohort(cohort_of(tmp_path / "c", {"bad": FAULTS["empty"][0], "good": GOOD}))
+    assert mask_sizes(cohort).index.tolist() == ["good"] and list(training_tumours(cohort)) == ["good"]
+    fig = plot_contact_sheet(cohort, {"bad": "bad", "good": "good"}, columns=2)
+    assert [bool(ax.images) for ax in fig.axes] == [False, True]
+    assert capsys.readouterr().out.count("bad/ct_mask.nii.gz") == 3
