@@ -114,12 +114,12 @@ bench: setup
 	$(BIN)/python tests/bench.py $(BENCH)
 
 sync: setup
-	$(BIN)/nbdev_export
-	$(BIN)/python -c 'from glob import glob; from nbdev.clean import nbdev_clean; [nbdev_clean(f) for f in glob("nbs/[!i]*.ipynb")]'  # executed notebooks stay as they are
+	$(BIN)/python tools/export.py
+	$(BIN)/python -c 'from glob import glob; from nbdev.clean import nbdev_clean; [nbdev_clean(f) for f in [*glob("nbs/[0-9]*_*/*.ipynb"), "nbs/own_cohort.ipynb"]]'  # executed notebooks stay as they are
 	$(MAKE) --no-print-directory readme
 
 readme: setup
-	$(BIN)/python -c 'from nsclc_radiomics.docs import write_readme; write_readme()'
+	$(BIN)/python -c 'from nsclc_radiomics.paper.readme import write_readme; write_readme()'
 
 publish: setup
 	$(BIN)/nsclc-radiomics publish runs/full

@@ -50,12 +50,18 @@ setup(
         *(f"Programming Language :: Python :: {version}" for version in pythons),
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
-    packages=[*find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]), *(f"nsclc_radiomics.{name}" for name in DATA)],
+    packages=[
+        *find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]),
+        *(f"nsclc_radiomics.{name}" for name in DATA),
+    ],
     package_data={f"nsclc_radiomics.{name}": ["*"] for name in DATA},
     include_package_data=False,
     python_requires=f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
     zip_safe=False,
 )

@@ -11,7 +11,7 @@ sys.path.insert(0, str(HERE))
 
 import pandas as pd
 
-from nsclc_radiomics.core import write_json
+from nsclc_radiomics.core.files import write_json
 
 
 def main(names: list[str]) -> None:

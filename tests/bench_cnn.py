@@ -9,15 +9,17 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-from nsclc_radiomics.cnn import CNN3DClassifier
-from nsclc_radiomics.core import make_rng
-from nsclc_radiomics.network import Augmentation, build_network
-from nsclc_radiomics.volumes import CropSettings
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.models.cnn import CNN3DClassifier
+from nsclc_radiomics.models.crops import CropSettings
+from nsclc_radiomics.models.network import Augmentation, build_network
 
 CORES = 2
 SIZE, CHANNELS = CropSettings().size, len(CropSettings().channels)
 HOW = Augmentation(smooth=0.0, noise=0.01)  # what MONAI's side does; mirroring on top
-MODEL = CNN3DClassifier(learning_rate=3e-3, augmentation=HOW, masks=(), device="cpu")  # a rate with which few epochs are enough
+MODEL = CNN3DClassifier(
+    learning_rate=3e-3, augmentation=HOW, masks=(), device="cpu"
+)  # a rate with which few epochs are enough
 
 
 def grainy(
@@ -25,7 +27,9 @@ def grainy(
     seed: int,
     apart: float = 1.8,  # standard deviations between the classes' mean grain; the best possible AUC is Φ(apart / √2), here 0.90
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Volumes of the default crop's shape and labels: class 1 has coarser grain on average, and patients differ within a class."
+    """Volumes of the default crop's shape and labels: class 1 has coarser grain on average, and patients differ within
+    a class.
+    """
     rng = make_rng(seed, "bench")
     labels = rng.permutation(np.arange(patients) % 2)
     volumes = rng.normal(size=(patients, CHANNELS, SIZE, SIZE, SIZE)).astype(np.float32)
@@ -74,8 +78,14 @@ def monai_loop(folds: list[tuple[np.ndarray, np.ndarray]], epochs: int) -> tuple
     _warm(MODEL)
     model, start, fitted = MODEL, time.perf_counter(), []
     for X, y in folds:
-        loader = DataLoader(Dataset([{"volume": v, "label": float(t)} for v, t in zip(X, y)], changes), batch_size=model.batch_size, shuffle=True)
-        network = build_network(CHANNELS, SIZE, model.widths, model.hidden, model.dropout).to(memory_format=torch.contiguous_format)
+        loader = DataLoader(
+            Dataset([{"volume": v, "label": float(t)} for v, t in zip(X, y)], changes),
+            batch_size=model.batch_size,
+            shuffle=True,
+        )
+        network = build_network(CHANNELS, SIZE, model.widths, model.hidden, model.dropout).to(
+            memory_format=torch.contiguous_format
+        )
         optimizer = torch.optim.Adam(network.parameters(), lr=model.learning_rate)
         loss_of = torch.nn.BCEWithLogitsLoss()
         for _ in range(epochs):

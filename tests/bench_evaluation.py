@@ -10,15 +10,17 @@ import pandas as pd
 from scipy.special import expit
 from sklearn import metrics
 
-from nsclc_radiomics.core import make_rng
-from nsclc_radiomics.evaluation import bootstrap_metrics
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.evaluation.metrics import bootstrap_metrics
 
 
 def cohort(patients: int = 500, models: int = 5) -> tuple[np.ndarray, pd.DataFrame]:
     "Labels and probabilities of made-up models, from good to none."
     rng = make_rng(1, "bench_evaluation")
     y = (rng.random(patients) < 0.4).astype(int)
-    return y, pd.DataFrame({f"model {k}": expit((1.2 - 0.3 * k) * y + rng.normal(-0.5, 1, patients)) for k in range(models)})
+    return y, pd.DataFrame(
+        {f"model {k}": expit((1.2 - 0.3 * k) * y + rng.normal(-0.5, 1, patients)) for k in range(models)}
+    )
 
 
 def by_loop(y: np.ndarray, scores: pd.DataFrame, resamples: int) -> np.ndarray:
@@ -31,7 +33,14 @@ def by_loop(y: np.ndarray, scores: pd.DataFrame, resamples: int) -> np.ndarray:
             call = p >= 0.5
             tn, fp, fn, tp = metrics.confusion_matrix(truth, call).ravel()
             sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-            shares = [(tp + tn) / len(y), (sensitivity + specificity) / 2, sensitivity, specificity, tp / (tp + fp), tn / (tn + fn)]
+            shares = [
+                (tp + tn) / len(y),
+                (sensitivity + specificity) / 2,
+                sensitivity,
+                specificity,
+                tp / (tp + fp),
+                tn / (tn + fn),
+            ]
             out.append([metrics.roc_auc_score(truth, p), *shares, metrics.brier_score_loss(truth, p)])
     return np.array(out)
 
@@ -45,7 +54,10 @@ def run(resamples: int = 10_000, loops: int = 200) -> dict:
     start = time.perf_counter()
     by_loop(y, scores, loops)
     other = (time.perf_counter() - start) * resamples / loops
-    cases = f"{resamples} resamples of 5 models on 500 patients ({cpu:.2f} s of processor); scikit-learn in a loop, scaled from {loops}"
+    cases = (
+        f"{resamples} resamples of 5 models on 500 patients ({cpu:.2f} s of processor); scikit-learn in a loop, scaled"
+        f" from {loops}"
+    )
     return {"bootstrap": {"ours": ours, "other": other, "ratio": other / ours, "unit": "s", "cases": cases, "cores": 1}}
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nsclc_radiomics.core import Volume, make_rng
-from nsclc_radiomics.image import read_ct, write_dicom
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.write_dicom import write_series
 
 
 def _simpleitk(folder: Path) -> np.ndarray:
@@ -23,7 +25,9 @@ def run(slices: int = 134, size: int = 512, rounds: int = 7) -> dict[str, dict[s
     array = make_rng(1, "bench").integers(-1000, 2000, (slices, size, size)).astype(np.int16)
     taken: dict[str, list[tuple[float, float]]] = {"ours": [], "other": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = write_dicom(Volume(array, spacing=(0.9765625, 0.9765625, 3.0), unit="HU"), Path(name) / "ct")[0].parent
+        folder = write_series(Volume(array, spacing=(0.9765625, 0.9765625, 3.0), unit="HU"), Path(name) / "ct")[
+            0
+        ].parent
         if not np.array_equal(read_ct(folder).array, array) or not np.array_equal(_simpleitk(folder), array):
             raise AssertionError("the two readers do not give the array that was written")
         for _ in range(rounds):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsclc_radiomics.core import make_rng
-from nsclc_radiomics.response import responses
-from nsclc_radiomics.survival import derive_os, derive_pfs
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.outcomes.endpoints import derive_os, derive_pfs
+from nsclc_radiomics.outcomes.responses import responses
 
 
 def cohort(patients: int, seed: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -30,10 +30,14 @@ def cohort(patients: int, seed: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = table[~((k == 2) & (p % 2 == 0))]
     fresh = rng.random(patients) < 0.15
     new = table[(table["lesion_id"] == "N1") & (table["visit_date"] >= "2024-05-01") & fresh[p[table.index]]]
-    table = pd.concat([table, new.assign(lesion_id="X1", role="new", organ="liver", diameter_mm=12.0)], ignore_index=True)
+    table = pd.concat(
+        [table, new.assign(lesion_id="X1", role="new", organ="liver", diameter_mm=12.0)], ignore_index=True
+    )
     start = pd.Timestamp("2024-01-08")
     people = pd.DataFrame({"patient_id": ids, "treatment_start": start})
-    people["death_date"] = (start + pd.to_timedelta(rng.integers(240, 1200, patients), unit="D")).where(rng.random(patients) < 0.4)
+    people["death_date"] = (start + pd.to_timedelta(rng.integers(240, 1200, patients), unit="D")).where(
+        rng.random(patients) < 0.4
+    )
     return table, people
 
 
@@ -56,4 +60,11 @@ def run(patients: int = 100_000) -> dict[str, dict[str, Any]]:
 
 def _row(started: float, patients: int) -> dict[str, Any]:
     wall = time.perf_counter() - started
-    return {"ours": wall, "other": LIMIT_SECONDS, "ratio": LIMIT_SECONDS / wall, "unit": "s (limit)", "cases": patients, "cores": 1}
+    return {
+        "ours": wall,
+        "other": LIMIT_SECONDS,
+        "ratio": LIMIT_SECONDS / wall,
+        "unit": "s (limit)",
+        "cases": patients,
+        "cores": 1,
+    }

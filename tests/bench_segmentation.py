@@ -13,18 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.core import Volume, reference_dir
-from nsclc_radiomics.importing import import_owkin
-from nsclc_radiomics.segmentation import centre_point, segment_seeded, segmentation_scores, summarise_scores
-from nsclc_radiomics.unet import Segmenter, UnetSettings, build_network, segment, segment_cohort, train_segmenter
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.files import reference_dir
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.owkin import import_owkin
+from nsclc_radiomics.segmentation.inference import segment
+from nsclc_radiomics.segmentation.model import Segmenter
+from nsclc_radiomics.segmentation.network import UnetSettings, build_network
+from nsclc_radiomics.segmentation.scores import segmentation_scores, summarise_scores
+from nsclc_radiomics.segmentation.seeded import centre_point, segment_seeded
+from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
 
 LIMIT_SECONDS, LIMIT_GB = 60.0, 3.0  # for a 512x512x134 CT on two cores
 
 
-def chest(shape: tuple[int, int, int] = (134, 512, 512), spacing: tuple[float, float, float] = (0.8, 0.8, 2.5)) -> tuple[Volume, Volume]:
+def chest(
+    shape: tuple[int, int, int] = (134, 512, 512), spacing: tuple[float, float, float] = (0.8, 0.8, 2.5)
+) -> tuple[Volume, Volume]:
     "A body with two lungs and a tumour in one of them, in the size of a chest CT."
-    z, y, x = (np.linspace(-1, 1, n, dtype=np.float32).reshape(s) for n, s in zip(shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1))))
+    z, y, x = (
+        np.linspace(-1, 1, n, dtype=np.float32).reshape(s) for n, s in zip(shape, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)))
+    )
     hu = np.full(shape, -1000, np.int16)
     hu[np.broadcast_to((x / 0.9) ** 2 + (y / 0.65) ** 2 < 1, shape)] = 40
     for side in (-0.42, 0.42):
@@ -36,7 +45,9 @@ def chest(shape: tuple[int, int, int] = (134, 512, 512), spacing: tuple[float, f
 
 
 def run() -> dict[str, dict[str, Any]]:
-    "A whole CT searched by the mean of three networks (untrained: the work is the same), and one click; `other` is the limit that was set."
+    """A whole CT searched by the mean of three networks (untrained: the work is the same), and one click; `other` is
+    the limit that was set.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -87,7 +98,9 @@ def scoring(truth: Volume) -> dict[str, Any]:
 
     def theirs() -> tuple[float, float]:
         near = compute_surface_dice(*both, class_thresholds=[2.0], include_background=True, spacing=spacing)
-        return float(near), float(compute_hausdorff_distance(*both, include_background=True, percentile=95, spacing=spacing))
+        return float(near), float(
+            compute_hausdorff_distance(*both, include_background=True, percentile=95, spacing=spacing)
+        )
 
     def ours() -> tuple[float, float]:
         scores = segmentation_scores(found, truth)
@@ -110,7 +123,9 @@ def owkin(patches: int, folds: int) -> None:
         import_owkin(reference_dir() / "owkin/x_train", Path(folder) / "cohort")
         cohort = load_cohort(Path(folder) / "cohort")
         wall = time.perf_counter()
-        _, scores = train_segmenter(cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, device="cpu")
+        _, scores = train_segmenter(
+            cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, device="cpu"
+        )
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(f"training and scoring: {time.perf_counter() - wall:.0f} s, processor {spent.ru_utime:.0f} s in workers")
         print("network, given the crop, out of fold\n", summarise_scores(scores).round(3).to_string())
@@ -121,7 +136,10 @@ def owkin(patches: int, folds: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["owkin"]:
-        owkin(int(sys.argv[2]) if len(sys.argv) > 2 else UnetSettings().patches, int(sys.argv[3]) if len(sys.argv) > 3 else 5)
+        owkin(
+            int(sys.argv[2]) if len(sys.argv) > 2 else UnetSettings().patches,
+            int(sys.argv[3]) if len(sys.argv) > 3 else 5,
+        )
     else:
         for name, row in run().items():
             print(

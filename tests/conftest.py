@@ -12,8 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import save_cohort, save_sample_cohort
-from nsclc_radiomics.core import Volume, make_rng, reference_dir, write_volume
+from nsclc_radiomics.cohort.folder import save_cohort
+from nsclc_radiomics.cohort.sample import save_sample_cohort
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.files import reference_dir
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import write_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,9 +51,14 @@ def cohort(tmp_path) -> Path:
     for k, patient in enumerate(("P1", "P2", "P3")):
         inside = z**2 + y**2 + x**2 <= (5 + k) ** 2
         noise = make_rng(1, "test", patient).normal(0, 20, inside.shape)
-        write_volume(Volume((np.where(inside, 40, -850) + noise).astype(np.int16), unit="HU"), folder / f"images/{patient}/ct.nii.gz")
+        write_volume(
+            Volume((np.where(inside, 40, -850) + noise).astype(np.int16), unit="HU"),
+            folder / f"images/{patient}/ct.nii.gz",
+        )
         write_volume(Volume(inside), folder / f"images/{patient}/ct_mask.nii.gz")
-    patients = pd.DataFrame({"patient_id": ["P1", "P2", "P3"], "centre": "A", "split": "train", "has_ct": True, "has_pet": False})
+    patients = pd.DataFrame(
+        {"patient_id": ["P1", "P2", "P3"], "centre": "A", "split": "train", "has_ct": True, "has_pet": False}
+    )
     patients["response"] = ["PR", "PD", "SD"]
     save_cohort(folder, {"name": "balls", "evidence": "simulated", "endpoint": "response"}, patients)
     return folder
@@ -60,7 +69,12 @@ def command():
     "Run `nsclc-radiomics` in a process of its own, as a user does."
 
     def run(*arguments, **options) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-c", "import sys; from nsclc_radiomics.cli import main; sys.exit(main())", *map(str, arguments)]
+        line = [
+            sys.executable,
+            "-c",
+            "import sys; from nsclc_radiomics.cli.main import main; sys.exit(main())",
+            *map(str, arguments),
+        ]
         return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
     return run
@@ -68,8 +82,10 @@ def command():
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    "Give the command a line that must fail as design says: status 2, a short error on stderr that holds each given text, no exception."
-    from nsclc_radiomics.cli import main
+    """Give the command a line that must fail as design says: status 2, a short error on stderr that holds each given
+    text, no exception.
+    """
+    from nsclc_radiomics.cli.main import main
 
     monkeypatch.chdir(ROOT)
 
@@ -90,12 +106,14 @@ def refused(monkeypatch, capsys):
 
 def all_commands() -> dict:
     "Every command's parser by its name, `import dicom` among them."
-    from nsclc_radiomics.cli import build_parser
+    from nsclc_radiomics.cli.main import build_parser
 
     found = {}
 
     def walk(parser, name):
-        inner = [action for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)]
+        inner = [
+            action for action in parser._actions if hasattr(action, "choices") and isinstance(action.choices, dict)
+        ]
         for action in inner:
             for word, below in action.choices.items():
                 walk(below, f"{name} {word}".strip())

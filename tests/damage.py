@@ -10,9 +10,17 @@ import pydicom
 from dicom_files import activity, jpeg_lossless, write_enhanced, write_pet, write_rtstruct
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from nsclc_radiomics.core import Volume, make_rng, write_volume
-from nsclc_radiomics.image import read_ct, read_image, read_pet, scan_dicom, write_dicom
-from nsclc_radiomics.mask import list_rois, read_mask, read_rtstruct, read_seg, write_seg
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import write_volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.dicom import scan_dicom
+from nsclc_radiomics.loading.image import read_image
+from nsclc_radiomics.loading.mask import read_mask
+from nsclc_radiomics.loading.pet import read_pet
+from nsclc_radiomics.loading.rtstruct import list_rois, read_rtstruct
+from nsclc_radiomics.loading.seg import read_seg, write_seg
+from nsclc_radiomics.loading.write_dicom import write_series
 
 
 def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
@@ -22,7 +30,7 @@ def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     kinds = {}
     for syntax in ("explicit", ImplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless, "JPEG Lossless"):
         name = f"CT {getattr(syntax, 'name', syntax)}"
-        files = write_dicom(image, folder / name.replace(" ", "_").replace("/", "_"))
+        files = write_series(image, folder / name.replace(" ", "_").replace("/", "_"))
         for file in files:
             header = pydicom.dcmread(file)
             header.PixelRepresentation = 0
@@ -36,7 +44,10 @@ def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
                 file, header, implicit_vr=True, little_endian=True
             )
         kinds[name] = (files[1], lambda path: (scan_dicom(path.parent), read_ct(path.parent)))
-    enhanced = write_enhanced(folder / "enhanced", image, "CT", {}, [{"slope": 1.0, "intercept": -1024.0}] * 3) / "enhanced.dcm"
+    enhanced = (
+        write_enhanced(folder / "enhanced", image, "CT", {}, [{"slope": 1.0, "intercept": -1024.0}] * 3)
+        / "enhanced.dcm"
+    )
     kinds["CT enhanced"] = (enhanced, lambda path: read_ct(path.parent))
     pet = write_pet(folder / "pet", activity())
     kinds["PET"] = (pet / "PT0001.dcm", lambda path: read_pet(path.parent))
@@ -48,7 +59,10 @@ def good_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     kinds["SEG"] = (segmented, lambda path: (list_rois(path), read_seg(path, image)))
     for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"):
         kinds[f"image {suffix}"] = (write_volume(image, folder / f"image{suffix}"), lambda path: read_image(path))
-        kinds[f"mask {suffix}"] = (write_volume(mask, folder / f"mask{suffix}"), lambda path: read_mask(path, image, resample=True))
+        kinds[f"mask {suffix}"] = (
+            write_volume(mask, folder / f"mask{suffix}"),
+            lambda path: read_mask(path, image, resample=True),
+        )
     return kinds
 
 

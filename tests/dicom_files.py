@@ -1,4 +1,4 @@
-"""DICOM files that the tests need and that `write_dicom` does not write: PET of many kinds, multi-frame objects, structure sets."""
+"""DICOM files that the tests need and that `write_series` does not write: PET of many kinds, multi-frame objects, structure sets."""
 
 import copy
 from pathlib import Path
@@ -7,10 +7,16 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import EnhancedCTImageStorage, EnhancedPETImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    EnhancedPETImageStorage,
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
 
-from nsclc_radiomics.core import Volume
-from nsclc_radiomics.image import write_dicom
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.write_dicom import write_series
 
 DOSE, HALF_LIFE, WEIGHT, UPTAKE = 368.08e6, 6586.2, 70.0, 3600.0  # Bq, s, kg, s
 SUV = (0.2, 1.0, 4.0)
@@ -24,16 +30,26 @@ def activity(uptake: float = UPTAKE, half_life: float = HALF_LIFE, dose: float =
 def injection(**changes) -> Dataset:
     "One item of the radiopharmaceutical sequence; None removes a value."
     item = Dataset()
-    values = {"RadiopharmaceuticalStartTime": "100000", "RadionuclideTotalDose": str(DOSE), "RadionuclideHalfLife": str(HALF_LIFE)}
+    values = {
+        "RadiopharmaceuticalStartTime": "100000",
+        "RadionuclideTotalDose": str(DOSE),
+        "RadionuclideHalfLife": str(HALF_LIFE),
+    }
     for keyword, value in {**values, **changes}.items():
         if value is not None:
             setattr(item, keyword, value)
     return item
 
 
-def write_pet(folder: Path, unit: float | np.ndarray, drug: Dataset | None = None, slices: int = 3, **attributes) -> Path:
+def write_pet(
+    folder: Path, unit: float | np.ndarray, drug: Dataset | None = None, slices: int = 3, **attributes
+) -> Path:
     "A PET whose every slice holds SUV 0.2, 1 and 4, where stored values of `unit` (one, or one a slice) mean SUV 1."
-    per_slice = {k: attributes.pop(k) for k in list(attributes) if isinstance(attributes[k], (list, np.ndarray)) and k != "CorrectedImage"}
+    per_slice = {
+        k: attributes.pop(k)
+        for k in list(attributes)
+        if isinstance(attributes[k], (list, np.ndarray)) and k != "CorrectedImage"
+    }
     plane = np.repeat(np.array(SUV), 4)[None, :] * np.ones((6, 1))
     array = np.stack([plane * u for u in np.broadcast_to(unit, slices)])
     header = {
@@ -48,7 +64,7 @@ def write_pet(folder: Path, unit: float | np.ndarray, drug: Dataset | None = Non
         "ActualFrameDuration": "300000",
         "RadiopharmaceuticalInformationSequence": [drug if drug is not None else injection()],
     }
-    files = write_dicom(Volume(array, spacing=(4, 4, 4)), folder, "PT", {**header, **attributes})
+    files = write_series(Volume(array, spacing=(4, 4, 4)), folder, "PT", {**header, **attributes})
     for keyword, values in per_slice.items():
         for file, value in zip(files, values, strict=True):
             edit(file, lambda h, keyword=keyword, value=value: setattr(h, keyword, value))
@@ -64,7 +80,7 @@ def edit(file: Path, change) -> None:
 
 def write_enhanced(folder: Path, volume: Volume, modality: str, top: dict, frames: list[dict]) -> Path:
     "A multi-frame object; `frames` gives, for each frame, slope, intercept, and what else its groups hold."
-    classic = pydicom.dcmread(write_dicom(volume, folder / "classic", modality)[0])
+    classic = pydicom.dcmread(write_series(volume, folder / "classic", modality)[0])
     ds = copy.deepcopy(classic)
     for keyword in (
         "ImagePositionPatient",
@@ -92,16 +108,28 @@ def write_enhanced(folder: Path, volume: Volume, modality: str, top: dict, frame
         slope, intercept = facts.pop("slope", 1.0), facts.pop("intercept", 0.0)
         position, value, content, group = Dataset(), Dataset(), Dataset(), Dataset()
         position.ImagePositionPatient = list(np.add(volume.origin, [0, 0, volume.spacing[2] * k]))
-        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = f"{slope:.10g}", f"{intercept:g}", facts.pop("rescale_type", "HU")
+        value.RescaleSlope, value.RescaleIntercept, value.RescaleType = (
+            f"{slope:.10g}",
+            f"{intercept:g}",
+            facts.pop("rescale_type", "HU"),
+        )
         unit = facts.pop("unit", None)
         if unit:
             code, world = Dataset(), Dataset()
             code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = unit, "UCUM", unit
-            world.RealWorldValueSlope, world.RealWorldValueIntercept, world.MeasurementUnitsCodeSequence = slope, intercept, [code]
+            world.RealWorldValueSlope, world.RealWorldValueIntercept, world.MeasurementUnitsCodeSequence = (
+                slope,
+                intercept,
+                [code],
+            )
             group.RealWorldValueMappingSequence = [world]
         for keyword, found in facts.items():
             setattr(content, keyword, found)
-        group.PlanePositionSequence, group.PixelValueTransformationSequence, group.FrameContentSequence = [position], [value], [content]
+        group.PlanePositionSequence, group.PixelValueTransformationSequence, group.FrameContentSequence = (
+            [position],
+            [value],
+            [content],
+        )
         ds.PerFrameFunctionalGroupsSequence.append(group)
         pixels.append(np.round((volume.array[k] - intercept) / slope).astype("<i2"))
     ds.PixelData = np.array(pixels).tobytes()

@@ -7,8 +7,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from nsclc_radiomics.core import Volume
-from nsclc_radiomics.image import write_dicom
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.write_dicom import write_series
 
 Z, Y, X = np.ogrid[-4:5, -12:13, -12:13]
 INSIDE = (3.0 * Z) ** 2 + Y**2 + X**2 <= 8**2
@@ -24,14 +24,19 @@ def square(half: float, k: int, centre: tuple[float, float] = (12, 12)) -> list[
     return [c for dx, dy in ((-1, -1), (1, -1), (1, 1), (-1, 1)) for c in (x + dx * half, y + dy * half, 3.0 * k)]
 
 
-def write_rtstruct(path: Path, drawn_on: Path, rois: dict[str, list[list[float]]], refer: bool = True, **attributes) -> Path:
+def write_rtstruct(
+    path: Path, drawn_on: Path, rois: dict[str, list[list[float]]], refer: bool = True, **attributes
+) -> Path:
     "A structure set on the series in a folder; without `refer` it names the frame of reference only."
     source = pydicom.dcmread(next(iter(sorted(drawn_on.glob("*.dcm")))), stop_before_pixels=True)
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.SOPClassUID, data.Modality = RTStructureSetStorage, "RTSTRUCT"
-    data.SOPInstanceUID, data.SeriesInstanceUID = generate_uid(entropy_srcs=[str(path)]), generate_uid(entropy_srcs=[str(path), "series"])
+    data.SOPInstanceUID, data.SeriesInstanceUID = (
+        generate_uid(entropy_srcs=[str(path)]),
+        generate_uid(entropy_srcs=[str(path), "series"]),
+    )
     for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "StudyDate"):
         setattr(data, keyword, source.get(keyword))
     series, study, frame = Dataset(), Dataset(), Dataset()
@@ -49,7 +54,11 @@ def write_rtstruct(path: Path, drawn_on: Path, rois: dict[str, list[list[float]]
         item.ReferencedROINumber, item.ContourSequence = number, []
         for points in contours:
             contour = Dataset()
-            contour.ContourGeometricType, contour.NumberOfContourPoints, contour.ContourData = "CLOSED_PLANAR", len(points) // 3, points
+            contour.ContourGeometricType, contour.NumberOfContourPoints, contour.ContourData = (
+                "CLOSED_PLANAR",
+                len(points) // 3,
+                points,
+            )
             item.ContourSequence.append(contour)
         data.StructureSetROISequence.append(roi)
         data.ROIContourSequence.append(item)
@@ -62,17 +71,32 @@ def write_rtstruct(path: Path, drawn_on: Path, rois: dict[str, list[list[float]]
 
 def patient_tree(folder: Path, patient: str, pet: bool = False, **attributes) -> Path:
     "A CT with a structure set, and a PET in the same frame of reference, below one folder."
-    common = {"PatientID": patient, "PatientName": patient, "FrameOfReferenceUID": generate_uid(entropy_srcs=[str(folder), "frame"])}
+    common = {
+        "PatientID": patient,
+        "PatientName": patient,
+        "FrameOfReferenceUID": generate_uid(entropy_srcs=[str(folder), "frame"]),
+    }
     common |= {"StudyInstanceUID": generate_uid(entropy_srcs=[str(folder), "study"]), **attributes}
-    write_dicom(CT, folder / "ct", attributes={**common, "SeriesInstanceUID": generate_uid(entropy_srcs=[str(folder), "ct"])})
+    write_series(
+        CT, folder / "ct", attributes={**common, "SeriesInstanceUID": generate_uid(entropy_srcs=[str(folder), "ct"])}
+    )
     if pet:
-        write_dicom(PET, folder / "pet", "PT", {**common, **SUV, "SeriesInstanceUID": generate_uid(entropy_srcs=[str(folder), "pet"])})
-    write_rtstruct(folder / "rs.dcm", folder / "ct", {"Lung": [square(10, 4)], "GTV-1": [square(4.5, k) for k in (3, 4, 5)]})
+        write_series(
+            PET,
+            folder / "pet",
+            "PT",
+            {**common, **SUV, "SeriesInstanceUID": generate_uid(entropy_srcs=[str(folder), "pet"])},
+        )
+    write_rtstruct(
+        folder / "rs.dcm", folder / "ct", {"Lung": [square(10, 4)], "GTV-1": [square(4.5, k) for k in (3, 4, 5)]}
+    )
     return folder
 
 
 def damage(data: bytes, rng: np.random.Generator) -> bytes:
-    "One of: cut short, bits flipped, pieces in another order, bytes of nothing, a stretch overwritten, bytes lost, or nothing left."
+    """One of: cut short, bits flipped, pieces in another order, bytes of nothing, a stretch overwritten, bytes lost, or
+    nothing left.
+    """
     kind = int(rng.integers(7))
     if kind == 0:
         return data[: int(rng.integers(len(data)))]

@@ -8,15 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics import claims as ledger
-from nsclc_radiomics.core import reference_dir
+from nsclc_radiomics.core.files import reference_dir
+from nsclc_radiomics.paper.arithmetic import (
+    auc_bounds,
+    binormal_auc,
+    check_arithmetic,
+    hanley_mcneil_error,
+    patient_counts,
+    prevalence_range,
+)
+from nsclc_radiomics.paper.claims import VERDICTS, claims, misquoted, weigh
+from nsclc_radiomics.paper.contradictions import contradictions, count_words, paper_text, shipped_definition
 
 TITLES = {"logistic_regression": "Logistic Regression", "random_forest": "Random Forest", "3d_cnn": "3D-CNN"}
 
 
 @pytest.fixture(scope="module")
 def paper() -> str:
-    found = ledger.paper_text()
+    found = paper_text()
     if found is None:
         pytest.skip("the paper's text is absent: it lies beside the reference data")
     return found
@@ -36,29 +45,29 @@ def entry(value: float, low: float | None = None, high: float | None = None, evi
 
 
 def verdict(name: str, numbers: dict, **options) -> str:
-    return ledger.weigh(numbers, titles=TITLES, **options).set_index("id").verdict[name]
+    return weigh(numbers, titles=TITLES, **options).set_index("id").verdict[name]
 
 
 def test_every_quote_stands_where_it_is_said_to(paper):
-    assert ledger.misquoted(paper) == []
+    assert misquoted(paper) == []
 
 
 def test_a_wrong_word_or_line_is_found(paper):
     lines = paper.split("\n")
-    assert len(ledger.misquoted("\n".join(["", *lines]))) > 80
-    assert ledger.misquoted(paper.replace("generalizes well", "generalises well"))
+    assert len(misquoted("\n".join(["", *lines]))) > 80
+    assert misquoted(paper.replace("generalizes well", "generalises well"))
 
 
 def test_the_paper_itself_is_not_in_the_project(paper):
-    quoted = sum(len(c["quote"]) for c in ledger.claims() if not c["id"].startswith("table"))
+    quoted = sum(len(c["quote"]) for c in claims() if not c["id"].startswith("table"))
     assert quoted < 0.25 * len(" ".join(paper.split()))
 
 
 def test_what_is_recorded_as_absent_from_the_paper_is(paper):
-    for item in ledger._definition("contradictions"):
+    for item in shipped_definition("contradictions"):
         if item["check"] == "silent":
-            assert ledger.count_words(paper, item["words"], item["first"], item["last"]) == item["count"], item["id"]
-    assert ledger.count_words(paper, ["Dice"], 1, 972) == 0 and ledger.count_words(paper, ["segmentation"], 1, 972) > 0
+            assert count_words(paper, item["words"], item["first"], item["last"]) == item["count"], item["id"]
+    assert count_words(paper, ["Dice"], 1, 972) == 0 and count_words(paper, ["segmentation"], 1, 972) > 0
 
 
 def test_the_layer_list_is_all_of_it(paper):
@@ -68,14 +77,14 @@ def test_the_layer_list_is_all_of_it(paper):
 
 
 def test_contradictions_known_to_others_are_all_found():
-    found = ledger.contradictions().set_index("id")
+    found = contradictions().set_index("id")
     for row in shared("contradictions.csv"):
         assert row["id"] in found.index and found.holds[row["id"]], row["id"]
     assert len(found) > len(shared("contradictions.csv"))
 
 
 def test_arithmetic_agrees_with_that_of_others():
-    mine = ledger.check_arithmetic().set_index("line")
+    mine = check_arithmetic().set_index("line")
     for row in shared("table_arithmetic.csv"):
         if not row["line"].startswith("L"):
             continue
@@ -89,7 +98,10 @@ def test_arithmetic_agrees_with_that_of_others():
             assert own[f"accuracy at {name}"] == pytest.approx(float(row[f"acc_if_p{share}"]))
         numbers = [float(row[k]) for k in ("acc", "sens", "spec")]
         for sizes in ("250_250", "300_200", "200_300", "150_350", "125_375"):
-            assert ledger.patient_counts(*numbers, *map(int, sizes.split("_"))) == int(row[f"n_int_{sizes}"]), (row["line"], sizes)
+            assert patient_counts(*numbers, *map(int, sizes.split("_"))) == int(row[f"n_int_{sizes}"]), (
+                row["line"],
+                sizes,
+            )
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,9 +110,9 @@ def test_numbers_of_real_patients_always_fit_their_own_share(positives, negative
     "Any confusion matrix, rounded as the paper rounds, allows the share of responders that it has."
     right = data.draw(st.integers(0, positives)), data.draw(st.integers(0, negatives))
     rounded = [round(v, 2) for v in (right[0] / positives, right[1] / negatives, sum(right) / (positives + negatives))]
-    low, high = ledger.prevalence_range(rounded[2], rounded[0], rounded[1])
+    low, high = prevalence_range(rounded[2], rounded[0], rounded[1])
     assert low - 1e-9 <= positives / (positives + negatives) <= high + 1e-9
-    assert ledger.patient_counts(rounded[2], rounded[0], rounded[1], positives, negatives) >= 1
+    assert patient_counts(rounded[2], rounded[0], rounded[1], positives, negatives) >= 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,7 +123,7 @@ def test_bounds_of_auc_hold_for_any_scores(patients, cut):
     scores, truth = np.array([p[0] for p in patients]), np.array([p[1] for p in patients])
     if truth.all() or not truth.any():
         return
-    low, high = ledger.auc_bounds((scores[truth] >= cut).mean(), (scores[~truth] < cut).mean())
+    low, high = auc_bounds((scores[truth] >= cut).mean(), (scores[~truth] < cut).mean())
     assert low - 1e-9 <= roc_auc_score(truth, scores) <= high + 1e-9
 
 
@@ -120,7 +132,7 @@ def test_the_binormal_auc_is_that_of_two_normals():
     sick, well = rng.normal(1.5, 1, 200_000), rng.normal(0, 1, 200_000)
     expected = (sick > well).mean()
     for cut in (0.3, 0.9):
-        assert ledger.binormal_auc((sick >= cut).mean(), (well < cut).mean()) == pytest.approx(expected, abs=0.004)
+        assert binormal_auc((sick >= cut).mean(), (well < cut).mean()) == pytest.approx(expected, abs=0.004)
 
 
 def test_the_interval_of_100_patients_covers_as_often_as_it_says():
@@ -128,7 +140,7 @@ def test_the_interval_of_100_patients_covers_as_often_as_it_says():
     for _ in range(1000):
         a, b = rng.normal(1, 1, 60), rng.normal(0, 1, 40)
         auc = (a[:, None] > b).mean()
-        covered += abs(auc - truth) < 1.96 * ledger.hanley_mcneil_error(auc, 60, 40)
+        covered += abs(auc - truth) < 1.96 * hanley_mcneil_error(auc, 60, 40)
     assert 0.92 < covered / 1000 < 0.98
 
 
@@ -141,8 +153,13 @@ def test_verdicts_follow_the_numbers():
 
 
 def test_better_is_judged_by_the_interval_of_the_difference():
-    numbers = {f"holdout.{m}.auc": entry(v) for m, v in (("3d_cnn", 0.9), ("random_forest", 0.8), ("logistic_regression", 0.7))}
-    pairs = [("holdout", "3D-CNN", "Random Forest", 0.1, 0.02, 0.18, 0.2), ("holdout", "Logistic Regression", "3D-CNN", -0.2, -0.3, -0.1, 0.001)]
+    numbers = {
+        f"holdout.{m}.auc": entry(v) for m, v in (("3d_cnn", 0.9), ("random_forest", 0.8), ("logistic_regression", 0.7))
+    }
+    pairs = [
+        ("holdout", "3D-CNN", "Random Forest", 0.1, 0.02, 0.18, 0.2),
+        ("holdout", "Logistic Regression", "3D-CNN", -0.2, -0.3, -0.1, 0.001),
+    ]
     tests = pd.DataFrame(pairs, columns=["set", "model_a", "model_b", "difference", "low", "high", "p_corrected"])
 
     def verdicts(change: dict) -> list[str]:
@@ -153,33 +170,50 @@ def test_better_is_judged_by_the_interval_of_the_difference():
     assert verdicts({}) == ["reproduced in simulation", "contradicted"]
     assert verdicts({"p_corrected": 0.01}) == ["reproduced in simulation", "reproduced in simulation"]
     assert verdicts({"difference": 0.05, "low": -0.03, "p_corrected": 0.01}) == ["not testable here"] * 2
-    assert verdicts({"difference": -0.01, "low": -0.08, "high": 0.05}) == ["contradicted"] * 2  # the printed lead lies above it
-    assert verdicts({"difference": -0.01, "low": -0.08, "high": 0.065, "p_corrected": 0.01}) == ["not testable here"] * 2  # within the paper's rounding
+    assert (
+        verdicts({"difference": -0.01, "low": -0.08, "high": 0.05}) == ["contradicted"] * 2
+    )  # the printed lead lies above it
+    assert (
+        verdicts({"difference": -0.01, "low": -0.08, "high": 0.065, "p_corrected": 0.01}) == ["not testable here"] * 2
+    )  # within the paper's rounding
     assert verdict("highest-auc", numbers) == "not testable here"
 
 
 def test_a_gain_decides_nothing_while_its_interval_holds_zero():
-    for interval, expected in {(0.01, 0.05): "reproduced in simulation", (-0.05, -0.01): "contradicted", (-0.01, 0.05): "not testable here"}.items():
+    for interval, expected in {
+        (0.01, 0.05): "reproduced in simulation",
+        (-0.05, -0.01): "contradicted",
+        (-0.01, 0.05): "not testable here",
+    }.items():
         assert verdict("augmentation", {"ablation.augmentation.gain": entry(0.0, *interval)}) == expected
 
 
 def test_simulated_patients_do_not_decide_what_only_patients_can():
     assert verdict("durable-share", {"outcomes.objective_response_rate": entry(0.25)}) == "not testable here"
-    assert verdict("durable-share", {"real.icb.response_rate": entry(0.25, 0.2, 0.3, "real")}) == "reproduced on real patients"
+    assert (
+        verdict("durable-share", {"real.icb.response_rate": entry(0.25, 0.2, 0.3, "real")})
+        == "reproduced on real patients"
+    )
     assert verdict("durable-share", {"real.icb.response_rate": entry(0.45, 0.4, 0.5, "real")}) == "contradicted"
 
 
 def test_a_verdict_of_inconsistency_goes_when_its_finding_goes(monkeypatch):
     assert verdict("class-share", {}) == "inconsistent with itself"
-    mended = [{**e, "quotes": [{**q, "value": 0.6} for q in e["quotes"]]} if e["id"] == "class-balance" else e for e in ledger._definition("contradictions")]
-    original = ledger._definition
-    monkeypatch.setattr(ledger, "_definition", lambda name: mended if name == "contradictions" else original(name))
+    mended = [
+        {**e, "quotes": [{**q, "value": 0.6} for q in e["quotes"]]} if e["id"] == "class-balance" else e
+        for e in shipped_definition("contradictions")
+    ]
+    original = shipped_definition
+    monkeypatch.setattr(
+        "nsclc_radiomics.paper.contradictions.shipped_definition",
+        lambda name: mended if name == "contradictions" else original(name),
+    )
     assert verdict("class-share", {}) == "not testable here"
 
 
 def test_every_claim_points_to_findings_that_exist():
-    known = set(ledger.contradictions().id)
-    for claim in ledger.claims():
+    known = set(contradictions().id)
+    for claim in claims():
         assert set(claim.get("findings", [])) <= known, claim["id"]
         assert claim["rule"]["kind"] in {"none", "equals", "within", "at_least", "gain", "superior"}
-    assert len(ledger.claims()) > 60 and set(ledger.weigh({}).verdict) <= set(ledger.VERDICTS)
+    assert len(claims()) > 60 and set(weigh({}).verdict) <= set(VERDICTS)

@@ -6,20 +6,25 @@ import subprocess
 import sys
 import time
 
+import nsclc_radiomics.docs as docs
+import nsclc_radiomics.importing as importing
+import nsclc_radiomics.unet as unet
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, all_commands
 
-import nsclc_radiomics.docs as docs
-import nsclc_radiomics.importing as importing
 import nsclc_radiomics.paper as paper
-import nsclc_radiomics.unet as unet
 from nsclc_radiomics import __version__
-from nsclc_radiomics.cli import main
-from nsclc_radiomics.cohort import load_cohort, sample_baseline
-from nsclc_radiomics.core import Run, Volume, read_volume, worker_count, write_json, write_volume
-from nsclc_radiomics.simulate import simulate_cohort
+from nsclc_radiomics.cli.main import main
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.cohort.sample import sample_baseline
+from nsclc_radiomics.core.compute import worker_count
+from nsclc_radiomics.core.files import write_json
+from nsclc_radiomics.core.run import Run
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 
 def edit(path, old, new):
@@ -36,7 +41,7 @@ def test_help_names_every_command(command):
 
 
 def test_the_module_is_the_command_too():
-    line = [sys.executable, "-m", "nsclc_radiomics.cli"]
+    line = [sys.executable, "-m", "nsclc_radiomics.cli.main"]
     done = subprocess.run([*line, "--version"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.strip() == __version__
     done = subprocess.run([*line, "check", "nowhere"], capture_output=True, text=True, cwd=ROOT)
@@ -51,7 +56,9 @@ def test_sample_and_extract_give_the_published_values(command, tmp_path):
     assert done.returncode == 0, done.stderr
     measured, published = pd.read_parquet(tmp_path / "features.parquet").T, sample_baseline()
     assert published.shape == (107, 2)
-    np.testing.assert_allclose(measured.loc[published.index, published.columns].to_numpy(float), published.to_numpy(), rtol=1e-9)
+    np.testing.assert_allclose(
+        measured.loc[published.index, published.columns].to_numpy(float), published.to_numpy(), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["cohort.yaml", "patients.csv"])
@@ -64,13 +71,25 @@ def test_a_missing_table(refused, cohort, tmp_path, name):
 def test_a_missing_cohort_and_a_missing_image(refused, cohort, tmp_path):
     refused("extract", tmp_path / "nowhere", "-o", tmp_path / "f.parquet", says=("nowhere", "no such cohort folder"))
     (cohort / "images/P2/ct.nii.gz").unlink()
-    refused("extract", cohort, "-o", tmp_path / "f.parquet", says=("patients.csv, row 3", "images/P2/ct.nii.gz is not there"))
+    refused(
+        "extract",
+        cohort,
+        "-o",
+        tmp_path / "f.parquet",
+        says=("patients.csv, row 3", "images/P2/ct.nii.gz is not there"),
+    )
 
 
 def test_a_wrong_column_type_duplicate_and_endpoint_in_one_message(refused, cohort, tmp_path):
     edit(cohort / "patients.csv", "P3,A,train,True", "P1,A,test,perhaps")
     edit(cohort / "cohort.yaml", "endpoint: response", "endpoint: happiness")
-    said = refused("extract", cohort, "-o", tmp_path / "f.parquet", says=("row 4, column split: 'test'", "row 4, column has_ct: 'perhaps'", "happiness"))
+    said = refused(
+        "extract",
+        cohort,
+        "-o",
+        tmp_path / "f.parquet",
+        says=("row 4, column split: 'test'", "row 4, column has_ct: 'perhaps'", "happiness"),
+    )
     assert "expected one of response, durable_benefit, two_year_survival, none" in said
     edit(cohort / "patients.csv", "P1,A,test,perhaps", "P1,A,train,True")
     edit(cohort / "cohort.yaml", "endpoint: happiness", "endpoint: response")
@@ -119,7 +138,9 @@ def test_nothing_is_written_over(refused, cohort, tmp_path):
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     refused("sample", tmp_path / "full", says=("exists already",))
     refused("simulate", tmp_path / "full", "--patients", 8, says=("exists already",))
-    refused("paper", "--run", tmp_path / "full", "--profile", "smoke", "--fresh", says=("does not look like a run folder",))
+    refused(
+        "paper", "--run", tmp_path / "full", "--profile", "smoke", "--fresh", says=("does not look like a run folder",)
+    )
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
 
 
@@ -141,7 +162,10 @@ def test_a_saved_cohort_is_read_as_it_was_written(cohort, tmp_path):
 
 def test_help_answers_at_once(command):
     "Without the libraries that the commands need; the best of three, since the machine does other things too."
-    line = "import sys; from nsclc_radiomics.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
+    line = (
+        "import sys; from nsclc_radiomics.cli.main import main\ntry: main(['--help'])\nexcept SystemExit:"
+        " pass\nprint(sorted(sys.modules), file=sys.stderr)"
+    )
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
@@ -149,7 +173,9 @@ def test_help_answers_at_once(command):
         seconds.append(time.perf_counter() - began)
     loaded = done.stderr
     assert done.returncode == 0 and min(seconds) < 2  # 0.15 s on a machine with nothing else to do
-    assert not [name for name in ("SimpleITK", "pandas", "scipy", "sklearn", "torch", "tqdm", "joblib") if f"'{name}'" in loaded]
+    assert not [
+        name for name in ("SimpleITK", "pandas", "scipy", "sklearn", "torch", "tqdm", "joblib") if f"'{name}'" in loaded
+    ]
 
 
 def nifti_table(tmp_path, cohort):
@@ -183,7 +209,8 @@ BY_DEFAULT = {
     "train": "README",
     "predict": "README",
 }
-# What takes minutes or a network: the library's function hears of the defaults, and its signature and the check of jobs accept them.
+# What takes minutes or a network: the library's function hears of the defaults, and its signature and the check of jobs
+# accept them.
 HEARD = {
     "import owkin": (importing, "import_owkin", ["src", "out"]),
     "fetch": (importing, "list_collection", ["NSCLC-Radiomics"]),
@@ -229,7 +256,9 @@ def test_the_library_takes_the_defaults_of_a_command(name, cohort, tmp_path, mon
         main([*name.split(), *(str(cohort) if a == "COHORT" else a for a in arguments)])
 
 
-@pytest.mark.parametrize("name", [name for name, parser in all_commands().items() if "--jobs" in parser._option_string_actions])
+@pytest.mark.parametrize(
+    "name", [name for name, parser in all_commands().items() if "--jobs" in parser._option_string_actions]
+)
 def test_no_command_takes_less_than_one_process(name, refused):
     needed = [a for a in all_commands()[name]._actions if a.required]
     line = [word for a in needed for word in (*a.option_strings[:1], "x")]
@@ -239,7 +268,12 @@ def test_no_command_takes_less_than_one_process(name, refused):
 
 
 def test_folds_and_other_numbers_that_cannot_be(refused):
-    for line in (["train", "c", "-o", "r", "--folds", "1"], ["train-segmenter", "c", "-o", "r", "--folds", "1"], ["paper", "--seed", "-1"], ["paper", "--at-once", "0"]):
+    for line in (
+        ["train", "c", "-o", "r", "--folds", "1"],
+        ["train-segmenter", "c", "-o", "r", "--folds", "1"],
+        ["paper", "--seed", "-1"],
+        ["paper", "--at-once", "0"],
+    ):
         assert refused(*line, says=(line[-2], f"got {line[-1]}")).count("\n") == 1
 
 
@@ -249,11 +283,13 @@ def test_docs_outside_a_clone_is_a_sentence(refused, tmp_path, monkeypatch):
 
 
 def test_a_contour_whose_name_has_a_comma_is_given_by_an_option_of_its_own():
-    from nsclc_radiomics.cli import build_parser
+    from nsclc_radiomics.cli.main import build_parser
 
     args = build_parser().parse_args(["import", "dicom", "src", "out", "--roi", "GTV, primary", "--roi", "GTV*,Tumour"])
     assert importing.match_roi(["Tumour", "GTV, primary", "GTV"], args.roi) == ["GTV, primary"]
-    assert importing.match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and importing.match_roi(["Tumour"], args.roi) == ["Tumour"]
+    assert importing.match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and importing.match_roi(
+        ["Tumour"], args.roi
+    ) == ["Tumour"]
 
 
 def test_the_same_is_said_once(cohort, capsys, monkeypatch):
@@ -262,8 +298,13 @@ def test_the_same_is_said_once(cohort, capsys, monkeypatch):
     def fetched(*given, **named):
         for _ in range(3):
             warnings.warn("two patients look alike")
-        return pd.DataFrame({"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"})
+        return pd.DataFrame(
+            {"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"}
+        )
 
     monkeypatch.setattr(importing, "import_owkin", fetched)
     assert main(["import", "owkin", "src", str(cohort)]) == 0
-    assert capsys.readouterr().err.splitlines() == ["nsclc-radiomics: warning: two patients look alike", "left out: A: no outline refers to this image"]
+    assert capsys.readouterr().err.splitlines() == [
+        "nsclc-radiomics: warning: two patients look alike",
+        "left out: A: no outline refers to this image",
+    ]

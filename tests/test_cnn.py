@@ -27,11 +27,11 @@ from sklearn.utils.estimator_checks import (
     check_valid_tag_types,
 )
 
-from nsclc_radiomics.cnn import CNN3DClassifier, _loss, stack_volumes
-from nsclc_radiomics.core import DataError, ModelError, OptionError, make_rng
-from nsclc_radiomics.device import choose_precision
-from nsclc_radiomics.evaluation import out_of_fold
-from nsclc_radiomics.network import Augmentation, augment_batch, build_network, mirror_batch
+from nsclc_radiomics.core.compute import choose_precision, make_rng
+from nsclc_radiomics.core.errors import DataError, ModelError, OptionError
+from nsclc_radiomics.evaluation.protocol import out_of_fold
+from nsclc_radiomics.models.cnn import CNN3DClassifier, _loss, stack_volumes
+from nsclc_radiomics.models.network import Augmentation, augment_batch, build_network, mirror_batch
 
 torch = pytest.importorskip("torch", reason="the 3D-CNN needs PyTorch")
 
@@ -51,7 +51,9 @@ def volumes(n, size=8, seed=0, channels=1):
 def test_memorises_eight_patients():
     X = make_rng(1, "eight").random((8, 1, 8, 8, 8)).astype(np.float32)
     y = np.array([0, 1, 1, 0, 1, 0, 0, 1])
-    model = CNN3DClassifier(masks=(), widths=(8, 16), hidden=16, dropout=0.0, epochs=60, learning_rate=5e-3, augmentation=None, device="cpu").fit(X, y)
+    model = CNN3DClassifier(
+        masks=(), widths=(8, 16), hidden=16, dropout=0.0, epochs=60, learning_rate=5e-3, augmentation=None, device="cpu"
+    ).fit(X, y)
     assert (model.predict(X) == y).all() and model.history_.loss.iloc[-1] < 0.1 < model.history_.loss.iloc[0]
 
 
@@ -138,7 +140,7 @@ def test_order_of_rows_given_to_predict_does_not_matter():
 KILLED = """
     import sys, os, signal
     from tests.test_cnn import volumes, QUICK
-    from nsclc_radiomics import cnn
+    from nsclc_radiomics.models import cnn
 
     epoch_of_library = cnn._epoch
     def epoch(model, network, optimizer, data, rows, number):
@@ -154,7 +156,11 @@ KILLED = """
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     X, y = volumes(24)
     settings_ = QUICK | {"epochs": 7, "validation": 0.25, "use": "best"}
-    dead = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], capture_output=True, env={**os.environ, "PYTHONPATH": "."})
+    dead = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     resumed = CNN3DClassifier(**settings_, checkpoint=tmp_path, checkpoint_every=2).fit(X, y)
@@ -183,9 +189,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_saved_and_loaded(tmp_path):
     X, y = volumes(16)
-    model = CNN3DClassifier(**QUICK, augmentation=Augmentation(rotate=5), validation=0.25).fit(X, np.where(y, "yes", "no"))
+    model = CNN3DClassifier(**QUICK, augmentation=Augmentation(rotate=5), validation=0.25).fit(
+        X, np.where(y, "yes", "no")
+    )
     model.save(tmp_path / "model")
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["best.safetensors", "history.csv", "last.safetensors", "model.json"]
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "best.safetensors",
+        "history.csv",
+        "last.safetensors",
+        "model.json",
+    ]
     loaded = CNN3DClassifier.load(tmp_path / "model", device="cpu")
     assert np.array_equal(loaded.predict_proba(X), model.predict_proba(X)) and loaded.classes_.tolist() == ["no", "yes"]
     assert loaded.get_params() == model.get_params() and loaded.best_epoch_ == model.best_epoch_
@@ -281,7 +294,13 @@ def test_balanced_weights_make_classes_count_the_same():
         slopes = []
         for said in (expected - 0.05, expected, expected + 0.05):
             logit = torch.logit(torch.tensor(said)).requires_grad_()  # of a network that says the same of everyone
-            loss = _loss(CNN3DClassifier(class_weight=weight), lambda batch, logit=logit: logit.expand(len(batch), 1), torch.zeros(60, 1), target, target)
+            loss = _loss(
+                CNN3DClassifier(class_weight=weight),
+                lambda batch, logit=logit: logit.expand(len(batch), 1),
+                torch.zeros(60, 1),
+                target,
+                target,
+            )
             slopes.append(torch.autograd.grad(loss, logit)[0].item())
         assert slopes[0] < -1e-3 and abs(slopes[1]) < 1e-5 and slopes[2] > 1e-3
 
@@ -299,13 +318,15 @@ def test_augmentation_agrees_with_each_patient_taken_alone(seed, rotate, scale):
 
 
 def test_a_quarter_turn_is_a_quarter_turn(monkeypatch):
-    from nsclc_radiomics import network
+    from nsclc_radiomics.models import network
 
     batch = torch.as_tensor(volumes(2, size=6)[0])
     quarter = torch.tensor([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]]).repeat(2, 1, 1)
     monkeypatch.setattr(network, "_random_maps", lambda n, how, generator: quarter)
     turned = augment_batch(batch, Augmentation(contrast=0, smooth=0), torch.Generator())
-    assert torch.allclose(turned, torch.rot90(batch, 1, (3, 4)), atol=1e-5) or torch.allclose(turned, torch.rot90(batch, -1, (3, 4)), atol=1e-5)
+    assert torch.allclose(turned, torch.rot90(batch, 1, (3, 4)), atol=1e-5) or torch.allclose(
+        turned, torch.rot90(batch, -1, (3, 4)), atol=1e-5
+    )
 
 
 def test_a_pet_that_is_not_there_stays_zero():
@@ -317,12 +338,17 @@ def test_a_pet_that_is_not_there_stays_zero():
 def test_channels_are_averaged_inside_the_mask_of_their_look():
     network = build_network(6, 8, (4, 8), 8, 0.0, masks=(2, 5)).eval()
     rng = make_rng(6, "pool")
-    values, inside = rng.random((3, 8, 4, 4, 4)).astype(np.float32), (rng.random((3, 2, 4, 4, 4)) < 0.3).astype(np.float32)
+    values, inside = (
+        rng.random((3, 8, 4, 4, 4)).astype(np.float32),
+        (rng.random((3, 2, 4, 4, 4)) < 0.3).astype(np.float32),
+    )
     found = network.average(torch.as_tensor(values), torch.as_tensor(inside)).numpy()
     for patient in range(3):
         for channel in range(8):
             weight = inside[patient, channel // 4] + 1e-3
-            assert found[patient, channel] == pytest.approx(np.average(values[patient, channel], weights=weight), rel=1e-4)
+            assert found[patient, channel] == pytest.approx(
+                np.average(values[patient, channel], weights=weight), rel=1e-4
+            )
 
 
 def test_looks_do_not_mix_before_the_fully_connected_layers():
@@ -331,7 +357,7 @@ def test_looks_do_not_mix_before_the_fully_connected_layers():
     other = volumes_.clone()
     other[:, 3:5] += 1
     with torch.no_grad():
-        (a, b) = (network.blocks(v) for v in (volumes_, other))
+        a, b = (network.blocks(v) for v in (volumes_, other))
     assert torch.equal(a[:, :8], b[:, :8]) and not torch.equal(a[:, 8:], b[:, 8:])
 
 
@@ -347,7 +373,17 @@ def test_a_network_that_is_told_sizes_learns_them():
     X, y = rng.random((60, 3, 8, 8, 8)).astype(np.float32), np.arange(60) % 2
     X[:, 2] = 1.0
     X[y == 1, 2, :, :, 6:] = 0.0
-    model = CNN3DClassifier(masks=(2,), sizes=True, widths=(4, 8), hidden=8, epochs=60, learning_rate=1e-2, batch_size=20, augmentation=None, dropout=0.0)
+    model = CNN3DClassifier(
+        masks=(2,),
+        sizes=True,
+        widths=(4, 8),
+        hidden=8,
+        epochs=60,
+        learning_rate=1e-2,
+        batch_size=20,
+        augmentation=None,
+        dropout=0.0,
+    )
     model.fit(X[:40], y[:40])
     assert (model.predict(X[40:]) == y[40:]).all()
     with pytest.raises(OptionError, match="sizes"):
@@ -358,7 +394,10 @@ def test_a_network_that_is_told_sizes_learns_them():
 def test_gradients_in_the_chosen_precision_are_right_whatever_memory_held(edge):
     "In bfloat16 those of volumes of two voxels an edge were not: where memory held NaN, so did they."
     generator = torch.Generator().manual_seed(edge)
-    x, weights, gradient = (torch.randn(shape, generator=generator) for shape in [(4, 16, edge, edge, edge), (16, 16, 3, 3, 3), (4, 16, edge, edge, edge)])
+    x, weights, gradient = (
+        torch.randn(shape, generator=generator)
+        for shape in [(4, 16, edge, edge, edge), (16, 16, 3, 3, 3), (4, 16, edge, edge, edge)]
+    )
     found = {}
     for number in (torch.float32, choose_precision("auto", torch.device("cpu"), edge)):
         held = [torch.full((4**k,), torch.nan) for k in range(3, 12) for _ in range(6)]
@@ -387,10 +426,12 @@ def test_the_learning_rate_falls_along_a_cosine_or_stays(monkeypatch):
 
 
 def test_a_draw_of_the_augmentation_serves_for_some_epochs(monkeypatch):
-    from nsclc_radiomics import cnn
+    from nsclc_radiomics.models import cnn
 
     draws, redraw = [], cnn._redraw
-    monkeypatch.setattr(cnn, "_redraw", lambda model, volumes, times: draws.append(times) or redraw(model, volumes, times))
+    monkeypatch.setattr(
+        cnn, "_redraw", lambda model, volumes, times: draws.append(times) or redraw(model, volumes, times)
+    )
     X, y = volumes(8)
     CNN3DClassifier(**QUICK | {"epochs": 7}, augment_every=3).fit(X, y)
     assert draws == [0, 1, 2]
@@ -431,5 +472,10 @@ WITHOUT = """
 
 
 def test_imports_without_torch():
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(WITHOUT)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WITHOUT)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
     assert done.returncode == 0 and "pip install" in done.stdout, done.stderr

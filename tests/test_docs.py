@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from nsclc_radiomics.core import project_root, read_json
-from nsclc_radiomics.docs import GUIDE, _links, _with_pictures, _without_hidden, library_notebooks, write_sources
-from nsclc_radiomics.paper import paper_notebooks
+from nsclc_radiomics.core.files import project_root, read_json
+from nsclc_radiomics.paper.chapters import paper_notebooks
+from nsclc_radiomics.paper.site import GUIDE, _links, _with_pictures, _without_hidden, library_notebooks, write_sources
 
 HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", 900, 300)  # of a wide picture, and nothing more
 PICTURE = base64.b64encode(HEADER).decode()
@@ -17,7 +17,12 @@ PICTURE = base64.b64encode(HEADER).decode()
 def notebook(metadata: dict) -> dict:
     outputs = [{"output_type": "display_data", "data": {"image/png": PICTURE}, "metadata": metadata}]
     code = {"cell_type": "code", "source": "#| export\nplot()", "metadata": {}, "outputs": outputs}
-    injected = {"cell_type": "code", "source": "run = 'x'", "metadata": {"tags": ["injected-parameters"]}, "outputs": []}
+    injected = {
+        "cell_type": "code",
+        "source": "run = 'x'",
+        "metadata": {"tags": ["injected-parameters"]},
+        "outputs": [],
+    }
     return {"cells": [injected, code, {"cell_type": "code", "source": "#| hide\nx", "metadata": {}, "outputs": []}]}
 
 
@@ -58,7 +63,11 @@ def test_every_local_link_of_the_first_page_and_the_guide_leads_to_a_page(tmp_pa
     guide = project_root() / "nbs" / f"{GUIDE}.ipynb"
     write_sources(tmp_path / "site", [guide, *library_notebooks()])
     pages = (tmp_path / "site/index.md").read_text(encoding="utf-8")
-    pages += "".join("".join(c["source"]) for c in read_json(tmp_path / f"site/{GUIDE}.ipynb")["cells"] if c["cell_type"] == "markdown")
+    pages += "".join(
+        "".join(c["source"])
+        for c in read_json(tmp_path / f"site/{GUIDE}.ipynb")["cells"]
+        if c["cell_type"] == "markdown"
+    )
     for link in re.findall(r"\]\(([^)#:]+)\)", pages):
         assert (tmp_path / "site" / link).is_file(), link
 
@@ -67,4 +76,7 @@ def test_the_small_print_of_committed_notebooks_leads_to_files_that_are_kept(tmp
     write_sources(tmp_path / "site", [])
     for page in paper_notebooks():
         for link in re.findall(r'href=\\"\.\./((?:figures|tables)/[\w.-]+)\\"', page.read_text(encoding="utf-8")):
-            assert (project_root() / "nbs" / link).is_file() and (tmp_path / "site/_extra" / link).is_file(), (page.name, link)
+            assert (project_root() / "nbs" / link).is_file() and (tmp_path / "site/_extra" / link).is_file(), (
+                page.name,
+                link,
+            )

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.core import DataError, OptionError
-from nsclc_radiomics.drawings import MECHANISM, WORKFLOW, draw_mechanism, draw_network, draw_workflow, layer_shapes, network_stages
-from nsclc_radiomics.network import build_network
+from nsclc_radiomics.core.errors import DataError, OptionError
+from nsclc_radiomics.models.network import build_network
+from nsclc_radiomics.paper.drawings import (
+    MECHANISM,
+    WORKFLOW,
+    draw_mechanism,
+    draw_network,
+    draw_workflow,
+    layer_shapes,
+    network_stages,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -24,8 +32,15 @@ def boxes(figure) -> list[tuple[str, object]]:
 def drawings() -> dict[str, object]:
     layers = layer_shapes(build_network(6, 24, masks=(2, 5)), (6, 24, 24, 24))
     names = ["ct 1.5 mm", "tissue 1.5 mm", "mask 1.5 mm", "ct 3 mm", "tissue 3 mm", "mask 3 mm"]
-    numbers = {"prediction": "AUC of the 3D-CNN elsewhere 0.84 (0.77 to 0.91)", "followup": "responders here 0.61 (0.57 to 0.65)"}
-    return {"figure 1": draw_mechanism()[0], "figure 3": draw_network(layers, names), "figure 6": draw_workflow(numbers)[0]}
+    numbers = {
+        "prediction": "AUC of the 3D-CNN elsewhere 0.84 (0.77 to 0.91)",
+        "followup": "responders here 0.61 (0.57 to 0.65)",
+    }
+    return {
+        "figure 1": draw_mechanism()[0],
+        "figure 3": draw_network(layers, names),
+        "figure 6": draw_workflow(numbers)[0],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +106,11 @@ def test_a_branch_is_seen_and_drawn():
     class Branched(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.one, self.two, self.side = torch.nn.Conv3d(1, 2, 3, padding=1), torch.nn.Conv3d(2, 4, 3, padding=1), torch.nn.AdaptiveAvgPool3d(1)
+            self.one, self.two, self.side = (
+                torch.nn.Conv3d(1, 2, 3, padding=1),
+                torch.nn.Conv3d(2, 4, 3, padding=1),
+                torch.nn.AdaptiveAvgPool3d(1),
+            )
             self.end = torch.nn.Linear(6, 1)
 
         def forward(self, x):
@@ -100,7 +119,13 @@ def test_a_branch_is_seen_and_drawn():
             return self.end(torch.cat([side, self.two(a).mean(dim=(2, 3, 4))], dim=1))
 
     table = layer_shapes(Branched(), (1, 8, 8, 8))
-    assert table.set_index("layer").after.to_dict() == {"input": "", "one": "input", "side": "one", "two": "one", "end": ""}
+    assert table.set_index("layer").after.to_dict() == {
+        "input": "",
+        "one": "input",
+        "side": "one",
+        "two": "one",
+        "end": "",
+    }
     stages = network_stages(table)
     assert stages.source.tolist() == [-1, 0, 1, 1, -1]
     plt.close(draw_network(table))

@@ -16,9 +16,12 @@ from conftest import ROOT
 from sklearn.linear_model import LogisticRegression
 
 import nsclc_radiomics
-from nsclc_radiomics.cohort import save_cohort
-from nsclc_radiomics.core import DataError, ImageError, NsclcError, OptionError, Volume, advice, command_line, option, read_volume, write_volume
-from nsclc_radiomics.survival import derive_pfs
+from nsclc_radiomics.cohort.folder import save_cohort
+from nsclc_radiomics.core.checks import advice, command_line, option
+from nsclc_radiomics.core.errors import DataError, ImageError, NsclcError, OptionError
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.outcomes.endpoints import derive_pfs
 
 KEYWORD = re.compile(r"(?:^|[ ;(\[])[a-z_]+=(?![=\"])")  # `resample=True`, `roi=…`, `evaluator=`
 
@@ -44,7 +47,11 @@ def _texts(tree: ast.AST) -> list[tuple[int, str]]:
             skip.add(id(node.value))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("advice", "option"):
             skip |= {id(part) for part in ast.walk(node)}
-    return [(n.lineno, n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in skip]
+    return [
+        (n.lineno, n.value)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in skip
+    ]
 
 
 def test_no_message_spells_a_keyword_out():
@@ -57,12 +64,16 @@ def test_no_message_spells_a_keyword_out():
                 found.append(f"{path.name}:{line}: {text!r}")
     assert not found, "\n".join(found)
     assert _texts(ast.parse('raise E("pass label=… for one")'))[0][1] == "pass label=… for one"
-    assert KEYWORD.search("pass label=… for one") and KEYWORD.search("choose evaluator=") and not KEYWORD.search("pyradiomics==3.0.1")
+    assert (
+        KEYWORD.search("pass label=… for one")
+        and KEYWORD.search("choose evaluator=")
+        and not KEYWORD.search("pyradiomics==3.0.1")
+    )
 
 
 def test_every_command_names_options_that_it_has():
     "The parameters that library messages advise, each as the commands write it."
-    from nsclc_radiomics.cli import _written, build_parser
+    from nsclc_radiomics.cli.main import _written, build_parser
 
     args = build_parser().parse_args(["import", "nifti", "t.csv", "out"])
     with command_line(_written(args.command)):
@@ -104,7 +115,15 @@ def test_masks_with_another_label_or_grid(says, tmp_path):
     says("import", "nifti", nifti(tmp_path, mask), tmp_path / "a", texts=("--label 255",))
     mask[3, 3, 3] = 2
     says("import", "nifti", nifti(tmp_path, mask), tmp_path / "b", texts=("several labels", "pass --label for the one"))
-    says("import", "nifti", nifti(tmp_path, mask), tmp_path / "c", "--label", "7", texts=("pass one of these as --label",))
+    says(
+        "import",
+        "nifti",
+        nifti(tmp_path, mask),
+        tmp_path / "c",
+        "--label",
+        "7",
+        texts=("pass one of these as --label",),
+    )
     says("import", "nifti", nifti(tmp_path, mask > 0, (2, 2, 2)), tmp_path / "d", texts=("pass --resample to move it",))
     (tmp_path / "key.csv").write_text("kept")
     line = ("import", "nifti", nifti(tmp_path, mask > 0), tmp_path / "e", "--key", tmp_path / "key.csv")
@@ -113,8 +132,8 @@ def test_masks_with_another_label_or_grid(says, tmp_path):
 
 
 def _explained(value: np.generic) -> str:
-    from nsclc_radiomics.core import MaskError
-    from nsclc_radiomics.mask import choose_label
+    from nsclc_radiomics.core.errors import MaskError
+    from nsclc_radiomics.loading.mask import choose_label
 
     with pytest.raises(MaskError) as refused:
         choose_label(np.array([0, value]), None, "m.nii.gz")
@@ -134,17 +153,37 @@ def test_what_a_command_does_not_offer_is_not_advised(says, cohort, tmp_path):
 
 
 def test_lesions_that_python_could_pass_by_a_rule(says, tmp_path):
-    lesions = pd.DataFrame({"patient_id": "P1", "visit_date": "2024-01-01", "lesion_id": "L1", "role": "target", "organ": "lung"}, index=[0])
+    lesions = pd.DataFrame(
+        {"patient_id": "P1", "visit_date": "2024-01-01", "lesion_id": "L1", "role": "target", "organ": "lung"},
+        index=[0],
+    )
     lesions["diameter_mm"], lesions["is_node"] = 6, False
     lesions.to_csv(tmp_path / "lesions.csv", index=False)
     said = says("response", tmp_path / "lesions.csv", "-o", tmp_path / "r.csv", texts=("P1", "make it a non-target"))
     assert "choose" not in said
-    says("response", tmp_path / "lesions.csv", "-o", tmp_path / "r.csv", "--criteria", "recist2", texts=("--criteria must be one of",))
+    says(
+        "response",
+        tmp_path / "lesions.csv",
+        "-o",
+        tmp_path / "r.csv",
+        "--criteria",
+        "recist2",
+        texts=("--criteria must be one of",),
+    )
 
 
 def _places(tmp_path):
     "A folder named like each kind of file, and a file where a folder is expected."
-    for name in ("a.nii.gz", "a.yaml", "a.csv", "a.parquet", "bad/patients.csv", "bad/cohort.yaml", "bad/lesions.csv", "run/signature/signature.json"):
+    for name in (
+        "a.nii.gz",
+        "a.yaml",
+        "a.csv",
+        "a.parquet",
+        "bad/patients.csv",
+        "bad/cohort.yaml",
+        "bad/lesions.csv",
+        "run/signature/signature.json",
+    ):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file").write_text("text")
     return tmp_path
@@ -177,14 +216,31 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(says, cohort, tmp_path):
 
 
 def test_a_cohort_without_any_image(says, tmp_path):
-    patients = pd.DataFrame({"patient_id": ["P1", "P2"], "centre": "A", "split": "train", "has_ct": False, "has_pet": False, "response": ["PR", "PD"]})
+    patients = pd.DataFrame(
+        {
+            "patient_id": ["P1", "P2"],
+            "centre": "A",
+            "split": "train",
+            "has_ct": False,
+            "has_pet": False,
+            "response": ["PR", "PD"],
+        }
+    )
     save_cohort(tmp_path / "c", {"name": "clinical", "evidence": "simulated", "endpoint": "response"}, patients)
     says("segment", tmp_path / "c", "--model", "seeded", "-o", tmp_path / "m", texts=("nothing to segment",))
     says("train-segmenter", tmp_path / "c", "-o", tmp_path / "t", texts=("CT and a mask",))
 
 
-TABLES = {"nothing": pd.DataFrame(), "an id only": pd.DataFrame({"patient_id": ["P1"]}), "text": pd.DataFrame({"a": ["x", "y"]}, index=["P1", "P2"])}
-SERIES = {"nothing": pd.Series(dtype=float), "an id only": pd.Series([1.0], index=["P1"]), "text": pd.Series(["a", "b"], index=["P1", "P2"])}
+TABLES = {
+    "nothing": pd.DataFrame(),
+    "an id only": pd.DataFrame({"patient_id": ["P1"]}),
+    "text": pd.DataFrame({"a": ["x", "y"]}, index=["P1", "P2"]),
+}
+SERIES = {
+    "nothing": pd.Series(dtype=float),
+    "an id only": pd.Series([1.0], index=["P1"]),
+    "text": pd.Series(["a", "b"], index=["P1", "P2"]),
+}
 GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated", "world": "claimed",
          "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5, "cuts": [0.5], "numbers": {},
          "exclusions": [], "channels": [0], "groupings": {}}  # fmt: skip
@@ -212,7 +268,17 @@ def _argument(parameter: inspect.Parameter, table: pd.DataFrame, series: pd.Seri
 def _takers_of_tables():
     "Public functions that take a table or column and nothing that has to be made first."
     for module in pkgutil.iter_modules(nsclc_radiomics.__path__):
-        if module.name in ("_modidx", "cli", "core", "explanation", "paper", "prediction", "quality", "signature", "style"):
+        if module.name in (
+            "_modidx",
+            "cli",
+            "core",
+            "explanation",
+            "paper",
+            "prediction",
+            "quality",
+            "signature",
+            "style",
+        ):
             continue
         loaded = importlib.import_module(f"nsclc_radiomics.{module.name}")
         for name in loaded.__all__:
@@ -223,7 +289,9 @@ def _takers_of_tables():
 
 
 def test_tables_that_lack_what_is_needed():
-    "Each function refuses an empty table, one with other columns, and text for numbers, by an error of the project, or can use it."
+    """Each function refuses an empty table, one with other columns, and text for numbers, by an error of the project,
+    or can use it.
+    """
     raw, called = [], 0
     for name, function, parameters in _takers_of_tables():
         for what in TABLES:
@@ -258,14 +326,22 @@ def test_pfs_without_a_start_says_which_column():
 
 def test_options_are_refused_before_any_work(says, cohort, tmp_path, monkeypatch):
     "Not after a tree of DICOM files was read, nor by joblib."
-    monkeypatch.setattr("nsclc_radiomics.importing.scan_dicom", None)
-    says("import", "dicom", tmp_path, tmp_path / "out", "--endpoint", "cure", texts=("--endpoint must be one of response",))
+    monkeypatch.setattr("nsclc_radiomics.loading.hospital.scan_dicom", None)
+    says(
+        "import",
+        "dicom",
+        tmp_path,
+        tmp_path / "out",
+        "--endpoint",
+        "cure",
+        texts=("--endpoint must be one of response",),
+    )
     says("import", "dicom", tmp_path, tmp_path / "out", "--split", "test", texts=("--split must be one of train",))
     says("import", "dicom", tmp_path, cohort, texts=("not an empty folder",))
     says("import", "nifti", tmp_path / "none.csv", tmp_path / "out", texts=("none.csv: no such file",))
-    from nsclc_radiomics.cohort import load_cohort
-    from nsclc_radiomics.importing import import_dicom
-    from nsclc_radiomics.unet import segment_cohort, train_segmenter
+    from nsclc_radiomics.cohort.folder import load_cohort
+    from nsclc_radiomics.loading.hospital import import_dicom
+    from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
 
     for refuse in (
         lambda: import_dicom(tmp_path, tmp_path / "out", jobs=0),

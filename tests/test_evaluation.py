@@ -22,24 +22,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from nsclc_radiomics.cohort import patient_folds
-from nsclc_radiomics.core import DataError, LeakageError, OptionError, make_rng
-from nsclc_radiomics.evaluation import (
+from nsclc_radiomics.cohort.splits import patient_folds
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, LeakageError, OptionError
+from nsclc_radiomics.evaluation.metrics import (
     METRICS,
-    Watched,
     auc_interval,
     bootstrap_metrics,
     chance_p,
+    performance,
+    performance_table,
+    resampled_metrics,
+    score_interval,
+)
+from nsclc_radiomics.evaluation.protocol import (
+    Watched,
     check_scores,
     fit_predict,
     fold_thresholds,
     guard_steps,
     out_of_fold,
-    performance,
-    performance_table,
     predict_sets,
-    resampled_metrics,
-    score_interval,
     youden_threshold,
 )
 
@@ -65,7 +68,9 @@ def delong(y: np.ndarray, *scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 scored = st.integers(6, 60).flatmap(
     lambda n: st.tuples(
-        st.lists(st.integers(0, 1), min_size=n, max_size=n), st.lists(st.integers(0, 12), min_size=n, max_size=n), st.integers(0, 2**31)
+        st.lists(st.integers(0, 1), min_size=n, max_size=n),
+        st.lists(st.integers(0, 12), min_size=n, max_size=n),
+        st.integers(0, 2**31),
     )
 )
 
@@ -79,9 +84,13 @@ def test_auc_interval_is_delong_s_by_its_definition(case):
     assume(auc is not None)
     [expected], [[variance]] = delong(y, score)
     half = norm.ppf(0.975) * np.sqrt(variance)
-    assert np.allclose([auc, low, high], [expected, max(0, expected - half), min(1, expected + half)], rtol=0, atol=1e-12)
+    assert np.allclose(
+        [auc, low, high], [expected, max(0, expected - half), min(1, expected + half)], rtol=0, atol=1e-12
+    )
     wider = norm.ppf(0.995) * np.sqrt(variance)
-    assert np.allclose(auc_interval(y, score, level=0.99)[1:], [max(0, expected - wider), min(1, expected + wider)], rtol=0, atol=1e-12)
+    assert np.allclose(
+        auc_interval(y, score, level=0.99)[1:], [max(0, expected - wider), min(1, expected + wider)], rtol=0, atol=1e-12
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -136,14 +145,32 @@ def test_ten_thousand_resamples_of_five_models_on_500_patients_take_less_than_te
 
 
 def test_wilson_interval_by_its_formula():
-    y, p = np.r_[np.ones(10, int), np.zeros(14, int)], np.r_[np.full(7, 0.9), np.full(3, 0.2), np.full(4, 0.8), np.full(10, 0.1)]
+    y, p = (
+        np.r_[np.ones(10, int), np.zeros(14, int)],
+        np.r_[np.full(7, 0.9), np.full(3, 0.2), np.full(4, 0.8), np.full(10, 0.1)],
+    )
     table = performance(y, p, 0.5, resamples=50)
-    for name, hits, n in (("sensitivity", 7, 10), ("specificity", 10, 14), ("ppv", 7, 11), ("npv", 10, 13), ("accuracy", 17, 24)):
+    for name, hits, n in (
+        ("sensitivity", 7, 10),
+        ("specificity", 10, 14),
+        ("ppv", 7, 11),
+        ("npv", 10, 13),
+        ("accuracy", 17, 24),
+    ):
         z, share = norm.ppf(0.975), hits / n
         middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
         expected = [share, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n), n]
         assert np.allclose(table.loc[name, ["value", "low", "high", "n"]].astype(float), expected), name
-    assert table.interval.tolist() == ["DeLong", "Wilson", "bootstrap", "Wilson", "Wilson", "Wilson", "Wilson", "bootstrap"]
+    assert table.interval.tolist() == [
+        "DeLong",
+        "Wilson",
+        "bootstrap",
+        "Wilson",
+        "Wilson",
+        "Wilson",
+        "Wilson",
+        "bootstrap",
+    ]
 
 
 def test_metrics_that_are_not_defined_are_nan_and_not_an_error():
@@ -256,7 +283,9 @@ class FlatBayes(GaussianNB):
         return super().predict_proba(X.reshape(len(X), -1))
 
 
-@pytest.mark.parametrize("model", [GaussianNB(), LinearSVC(), make_pipeline(StandardScaler(), PCA(2), LogisticRegression())])
+@pytest.mark.parametrize(
+    "model", [GaussianNB(), LinearSVC(), make_pipeline(StandardScaler(), PCA(2), LogisticRegression())]
+)
 def test_any_classifier_on_frames_and_arrays(model):
     X, y = patients(90)
     folds = patient_folds(y, seed=1)
@@ -343,7 +372,10 @@ def test_predict_sets_learns_from_training_patients_only():
     split = pd.Series(np.repeat(["train", "holdout", "external"], [70, 30, 20]), index=y.index)
     folds = patient_folds(y[split == "train"], seed=1)
     table, models = predict_sets(LogisticRegression(), X, y, split, folds)
-    assert table["set"].value_counts().to_dict() == {"cross-validated": 70, "holdout": 30, "external": 20} and len(models) == 6
+    assert (
+        table["set"].value_counts().to_dict() == {"cross-validated": 70, "holdout": 30, "external": 20}
+        and len(models) == 6
+    )
     flipped = y.where(split == "train", 1 - y)
     again, _ = predict_sets(LogisticRegression(), X, flipped, split, folds)
     assert table[["probability", "threshold"]].equals(again[["probability", "threshold"]])
@@ -374,7 +406,9 @@ def test_any_scorer_and_an_unknown_one():
 
 def test_a_real_auc_over_0_90_warns_of_leakage_and_a_simulated_one_does_not():
     X, y = patients(80)
-    table = pd.DataFrame({"model": "m", "set": "holdout", "y": y, "probability": 1 / (1 + np.exp(-(X.f0 + 3 * y))), "threshold": 0.5})
+    table = pd.DataFrame(
+        {"model": "m", "set": "holdout", "y": y, "probability": 1 / (1 + np.exp(-(X.f0 + 3 * y))), "threshold": 0.5}
+    )
     with pytest.warns(UserWarning, match="m, holdout: AUC 0.9.* Look for leakage first"):
         performance_table(table, "real", 20, 19)
     with warnings.catch_warnings():
@@ -389,11 +423,15 @@ def test_a_real_auc_over_0_90_warns_of_leakage_and_a_simulated_one_does_not():
         performance_table(table.drop(columns="probability"), "real", 20, 19)
 
 
-@pytest.mark.parametrize("file, n, auc", [("nsclc-radiomics_hosny_baseline.csv", 211, 0.702), ("Radboud.csv", 104, 0.698)])
+@pytest.mark.parametrize(
+    "file, n, auc", [("nsclc-radiomics_hosny_baseline.csv", 211, 0.702), ("Radboud.csv", 104, 0.698)]
+)
 def test_published_networks_on_real_patients(reference, file, n, auc):
     table = pd.read_csv(reference / "lung1" / file)
     found = performance(table.surv2yr, table.logit_1, 0.5, resamples=200)
     assert len(table) == n and round(found.loc["auc", "value"], 3) == auc
     [expected], [[variance]] = delong(table.surv2yr.to_numpy(), table.logit_1.to_numpy())
     half = norm.ppf(0.975) * np.sqrt(variance)
-    assert np.allclose(found.loc["auc", ["low", "high"]].astype(float), [expected - half, expected + half], rtol=0, atol=1e-12)
+    assert np.allclose(
+        found.loc["auc", ["low", "high"]].astype(float), [expected - half, expected + half], rtol=0, atol=1e-12
+    )

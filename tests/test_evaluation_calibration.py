@@ -11,7 +11,9 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
-from nsclc_radiomics.calibration import (
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, OptionError
+from nsclc_radiomics.evaluation.calibration import (
     calibration_curve,
     calibration_groups,
     calibration_table,
@@ -20,7 +22,6 @@ from nsclc_radiomics.calibration import (
     net_benefit_difference,
     smooth_share,
 )
-from nsclc_radiomics.core import DataError, OptionError, make_rng
 
 
 def predictions(n: int = 300, seed: int = 1, slope: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +95,12 @@ def test_the_smooth_curve_is_r_s_lowess_ties_included(kind, n, seed):
 @pytest.mark.parametrize("n", [50, 211, 500])
 def test_the_smooth_curve_is_statsmodels_where_few_patients_share_a_prediction(n):
     y, p = predictions(n)
-    assert np.allclose(smooth_share(y, p), lowess(y, p, frac=2 / 3, it=0, delta=0.01 * np.ptp(p), return_sorted=False), rtol=0, atol=1e-7)
+    assert np.allclose(
+        smooth_share(y, p),
+        lowess(y, p, frac=2 / 3, it=0, delta=0.01 * np.ptp(p), return_sorted=False),
+        rtol=0,
+        atol=1e-7,
+    )
 
 
 @pytest.mark.parametrize("slope", [1.0, 0.5, 2.0])
@@ -132,7 +138,9 @@ def test_val_prob_by_its_formulae(slope):
     assert abs(table.value["in_the_large"] - large) < 1e-6
     curvature = x.T @ (x * (expit(x @ best.x) * (1 - expit(x @ best.x)))[:, None])
     half = 1.959963984540054 * np.sqrt(np.diag(np.linalg.inv(curvature)))
-    assert np.allclose(table.loc[["intercept", "slope"], "high"] - table.loc[["intercept", "slope"], "value"], half, atol=1e-5)
+    assert np.allclose(
+        table.loc[["intercept", "slope"], "high"] - table.loc[["intercept", "slope"], "value"], half, atol=1e-5
+    )
 
 
 def test_predictions_of_0_and_1_are_counted_and_left_out_of_the_slope():
@@ -160,7 +168,11 @@ def test_groups_hold_every_patient():
     y, p = predictions(203)
     groups = calibration_groups(y, p, 10)
     assert groups.n.sum() == 203 and len(groups) == 10 and np.isclose((groups.observed * groups.n).sum(), y.sum())
-    assert groups.predicted.is_monotonic_increasing and (groups.low <= groups.observed).all() and (groups.observed <= groups.high).all()
+    assert (
+        groups.predicted.is_monotonic_increasing
+        and (groups.low <= groups.observed).all()
+        and (groups.observed <= groups.high).all()
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +188,13 @@ def test_groups_hold_every_patient():
 )
 def test_what_cannot_be_calibrated_is_refused(change, says):
     y, p = change(*predictions())
-    for call in (check_probabilities, calibration_table, calibration_curve, calibration_groups, lambda a, b: decision_curve(a, {"m": b})):
+    for call in (
+        check_probabilities,
+        calibration_table,
+        calibration_curve,
+        calibration_groups,
+        lambda a, b: decision_curve(a, {"m": b}),
+    ):
         with pytest.raises(DataError, match=says):
             call(y, p)
 
@@ -204,13 +222,17 @@ def test_net_benefit_is_its_definition(n, seed, prevalence):
             row = curve.loc[(name, cut)]
             assert np.isclose(row.net_benefit, tp - cut / (1 - cut) * fp, atol=1e-12)
             treated_all = share - cut / (1 - cut) * (1 - share)
-            assert np.isclose(row.net_intervention_avoided, (row.net_benefit - treated_all) / (cut / (1 - cut)), atol=1e-9)
+            assert np.isclose(
+                row.net_intervention_avoided, (row.net_benefit - treated_all) / (cut / (1 - cut)), atol=1e-9
+            )
 
 
 def test_net_benefit_of_the_authors_example_patients():
     data = pd.read_csv(resources.files("dcurves") / "data" / "df_binary.csv")
     cancer, called, w = data.cancer.astype(bool), data.cancerpredmarker >= 0.15, 0.15 / 0.85
-    curve = decision_curve(cancer.astype(int), {"marker": data.cancerpredmarker}, [0.1, 0.15]).set_index(["model", "threshold"])
+    curve = decision_curve(cancer.astype(int), {"marker": data.cancerpredmarker}, [0.1, 0.15]).set_index(
+        ["model", "threshold"]
+    )
     assert np.isclose(curve.net_benefit["marker", 0.15], (called & cancer).mean() - w * (called & ~cancer).mean())
     assert np.isclose(curve.net_benefit["all", 0.15], cancer.mean() - w * (1 - cancer.mean()))
 

@@ -11,8 +11,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from test_evaluation import delong, patients
 
-from nsclc_radiomics.cohort import patient_folds
-from nsclc_radiomics.comparison import (
+from nsclc_radiomics.cohort.splits import patient_folds
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, OptionError
+from nsclc_radiomics.evaluation.comparison import (
     added_value,
     bands,
     compare_models,
@@ -23,11 +25,12 @@ from nsclc_radiomics.comparison import (
     read_msk_mind,
     subgroup_table,
 )
-from nsclc_radiomics.core import DataError, OptionError, make_rng
-from nsclc_radiomics.evaluation import auc_interval
+from nsclc_radiomics.evaluation.metrics import auc_interval
 
 tied = st.integers(8, 60).flatmap(
-    lambda n: st.tuples(st.lists(st.integers(0, 1), min_size=n, max_size=n), *[st.lists(st.integers(0, 6), min_size=n, max_size=n)] * 2)
+    lambda n: st.tuples(
+        st.lists(st.integers(0, 1), min_size=n, max_size=n), *[st.lists(st.integers(0, 6), min_size=n, max_size=n)] * 2
+    )
 )
 
 
@@ -81,7 +84,10 @@ def test_p_values_are_corrected_within_each_set(method):
 def test_all_against_one_corrects_for_those_tests_only():
     table = predictions()
     every, one = compare_models(table), compare_models(table, "bonferroni", against="b")
-    assert one.groupby("set").model_a.apply(list).to_dict() == {"external": ["a", "c"], "holdout": ["a", "c"]} and one.model_b.eq("b").all()
+    assert (
+        one.groupby("set").model_a.apply(list).to_dict() == {"external": ["a", "c"], "holdout": ["a", "c"]}
+        and one.model_b.eq("b").all()
+    )
     both = every[(every.model_a == "a") & (every.model_b == "b")]
     assert np.allclose(one[one.model_a == "a"].p, both.p) and np.allclose(one.p_corrected, np.minimum(2 * one.p, 1))
     with pytest.raises(DataError, match="no model 'd' to compare with; there are a, b, c"):
@@ -117,10 +123,16 @@ def test_the_likelihood_ratio_by_maximising_both_likelihoods():
     deviances = []
     for columns in (["f1", "f2"], ["f1", "f2", "f0", "f3"]):
         x = np.column_stack([np.ones(150), X[columns]])
-        best = minimize(lambda b, x=x: 2 * np.sum(np.logaddexp(0, x @ b) - y * (x @ b)), np.zeros(x.shape[1]), options={"gtol": 1e-9})
+        best = minimize(
+            lambda b, x=x: 2 * np.sum(np.logaddexp(0, x @ b) - y * (x @ b)),
+            np.zeros(x.shape[1]),
+            options={"gtol": 1e-9},
+        )
         deviances.append(best.fun)
     statistic, p = likelihood_ratio(y, X[["f1", "f2"]], X[["f1", "f2", "f0", "f3"]])
-    assert statistic == pytest.approx(deviances[0] - deviances[1], abs=1e-6) and p == pytest.approx(chi2.sf(statistic, 2))
+    assert statistic == pytest.approx(deviances[0] - deviances[1], abs=1e-6) and p == pytest.approx(
+        chi2.sf(statistic, 2)
+    )
     with pytest.raises(DataError, match="hold the smaller's columns and more"):
         likelihood_ratio(y, X[["f1"]], X[["f2", "f3"]])
     with pytest.raises(DataError, match="not independent, or one is constant"):
@@ -199,5 +211,12 @@ def test_a_difference_between_subgroups_is_found_and_chance_is_not():
 
 def test_bands_hold_their_lower_cut():
     values = pd.Series([0, 0.9, 1, 49, 50, 100, np.nan])
-    assert bands(values, [1, 50]).astype(object).tolist()[:6] == ["< 1", "< 1", "1 to < 50", "1 to < 50", ">= 50", ">= 50"]
+    assert bands(values, [1, 50]).astype(object).tolist()[:6] == [
+        "< 1",
+        "< 1",
+        "1 to < 50",
+        "1 to < 50",
+        ">= 50",
+        ">= 50",
+    ]
     assert bands(values, [1, 50]).isna().tolist() == [False] * 6 + [True]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
 
-from nsclc_radiomics.cnn import CNN3DClassifier
-from nsclc_radiomics.core import DataError, MissingDependencyError, OptionError, make_rng
-from nsclc_radiomics.explanation import (
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
+from nsclc_radiomics.evaluation.explanation import (
     additivity_gap,
     attention_by_look,
     attention_layer,
@@ -33,7 +33,8 @@ from nsclc_radiomics.explanation import (
     shares_by_channel,
     trait_weights,
 )
-from nsclc_radiomics.models import make_model
+from nsclc_radiomics.models.baselines import make_model
+from nsclc_radiomics.models.cnn import CNN3DClassifier
 
 torch = pytest.importorskip("torch")
 
@@ -50,15 +51,27 @@ def volumes() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network(volumes) -> CNN3DClassifier:
-    chosen = {"masks": (1, 3), "widths": (2, 4), "hidden": 4, "epochs": 6, "batch_size": 6, "augmentation": None, "device": "cpu"}
+    chosen = {
+        "masks": (1, 3),
+        "widths": (2, 4),
+        "hidden": 4,
+        "epochs": 6,
+        "batch_size": 6,
+        "augmentation": None,
+        "device": "cpu",
+    }
     return CNN3DClassifier(**chosen, learning_rate=1e-2).fit(volumes, np.arange(12) % 2)
 
 
 @pytest.mark.parametrize("layer", ["blocks.0.0", "blocks.1.0", "blocks.1.1"])
 def test_grad_cam_equals_monais(network, volumes, layer):
     visualize = pytest.importorskip("monai.visualize")
-    theirs = visualize.GradCAM(copy.deepcopy(network).network_, target_layers=layer).compute_map(torch.as_tensor(volumes[:5]), class_idx=0)
-    assert np.allclose(grad_cam(network, volumes[:5], layer=layer, towards=1), np.asarray(theirs.detach())[:, 0], rtol=1e-4, atol=1e-7)
+    theirs = visualize.GradCAM(copy.deepcopy(network).network_, target_layers=layer).compute_map(
+        torch.as_tensor(volumes[:5]), class_idx=0
+    )
+    assert np.allclose(
+        grad_cam(network, volumes[:5], layer=layer, towards=1), np.asarray(theirs.detach())[:, 0], rtol=1e-4, atol=1e-7
+    )
 
 
 def test_the_class_that_the_network_gives_is_explained_unless_another_is_named(network, volumes):
@@ -70,7 +83,9 @@ def test_the_class_that_the_network_gives_is_explained_unless_another_is_named(n
 
 
 def test_looks_are_kept_apart(network, volumes):
-    "What the far look shows does not change when only the near look's channels do, in sign of place; both looks are given."
+    """What the far look shows does not change when only the near look's channels do, in sign of place; both looks are
+    given.
+    """
     maps = attention_by_look(network, volumes[:3])
     assert maps.shape[:2] == (3, 2) and maps.shape[2:] == grad_cam(network, volumes[:3]).shape[1:] and (maps >= 0).all()
     with pytest.raises(OptionError, match="keeps 2 apart"):
@@ -78,7 +93,10 @@ def test_looks_are_kept_apart(network, volumes):
 
 
 def test_the_default_layer_keeps_a_quarter_of_the_edge(network):
-    assert attention_layer(network).startswith("blocks.") and grad_cam(network, np.zeros((1, 4, 16, 16, 16), np.float32)).shape[1] >= 4
+    assert (
+        attention_layer(network).startswith("blocks.")
+        and grad_cam(network, np.zeros((1, 4, 16, 16, 16), np.float32)).shape[1] >= 4
+    )
 
 
 def test_nothing_is_left_on_the_network(network, volumes):
@@ -115,7 +133,10 @@ def test_integrated_gradients_of_a_linear_answer_are_exact(network, volumes):
 
 def test_shares_add_up_better_with_more_steps(network, volumes):
     base = volumes.mean(0)
-    gaps = [completeness_gap(network, volumes, base, integrated_gradients(network, volumes, base, steps=n)).max() for n in (1, 40)]
+    gaps = [
+        completeness_gap(network, volumes, base, integrated_gradients(network, volumes, base, steps=n)).max()
+        for n in (1, 40)
+    ]
     assert gaps[1] < 0.05 and gaps[1] < gaps[0]
     with pytest.raises(DataError, match="baseline has shape"):
         integrated_gradients(network, volumes, base[:2])
@@ -152,7 +173,9 @@ def test_enlarging_keeps_a_constant_and_the_place():
     small = np.zeros((1, 4, 4, 4), np.float32)
     small[0, 3, 0, 2] = 1
     large = enlarge(small, 16)[0]
-    assert np.unravel_index(large.argmax(), large.shape)[0] >= 12 and np.unravel_index(large.argmax(), large.shape)[1] <= 3
+    assert (
+        np.unravel_index(large.argmax(), large.shape)[0] >= 12 and np.unravel_index(large.argmax(), large.shape)[1] <= 3
+    )
     assert np.allclose(enlarge(small * 0 + 2, 16), 2)
 
 
@@ -166,10 +189,14 @@ def test_shares_by_channel_add_up_to_one(network, volumes):
 
 def test_the_checks_are_the_same_twice_and_without_other_trainings(network, volumes):
     masks, base = volumes[:, 1], volumes.mean(0)
-    one, other = (network_checks(network, volumes[:4], masks[:4], base, look=0, mean_gradient=False, seed=3) for _ in range(2))
+    one, other = (
+        network_checks(network, volumes[:4], masks[:4], base, look=0, mean_gradient=False, seed=3) for _ in range(2)
+    )
     pd.testing.assert_frame_equal(one, other)
     assert "trainings" not in set(one.key) and set(one.holds) <= {"yes", "no", "", "not measurable"}
-    same = network_checks(network, volumes[:4], masks[:4], base, [network], look=0, mean_gradient=False).set_index("key")
+    same = network_checks(network, volumes[:4], masks[:4], base, [network], look=0, mean_gradient=False).set_index(
+        "key"
+    )
     assert same.value["trainings"] == pytest.approx(1)  # the same network is another training of itself
 
 
@@ -180,12 +207,17 @@ def table() -> tuple[pd.DataFrame, pd.Series]:
     return X, pd.Series((X.iloc[:, 0] - X.iloc[:, 5] + 0.7 * rng.normal(size=120) > 0).astype(int))
 
 
-@pytest.mark.parametrize(("name", "tune"), [("logistic_regression", True), ("logistic_regression", False), ("random_forest", False)])
+@pytest.mark.parametrize(
+    ("name", "tune"), [("logistic_regression", True), ("logistic_regression", False), ("random_forest", False)]
+)
 def test_shap_values_add_up(table, name, tune):
     X, y = table
     model = make_model(name, tune=tune).fit(X[:90], y[:90])
     explained = explain_baseline(model, X[90:], X[:90])
-    assert additivity_gap(model, X[90:], explained) < 1e-6 and set(explained.importance().index[:2]) == {"original_glcm_f0", "original_glcm_f5"}
+    assert additivity_gap(model, X[90:], explained) < 1e-6 and set(explained.importance().index[:2]) == {
+        "original_glcm_f0",
+        "original_glcm_f5",
+    }
     wrong = explained.__class__(explained.values * 1.1, explained.data, explained.base, explained.unit)
     assert additivity_gap(model, X[90:], wrong) > 1e-3
 
@@ -203,17 +235,27 @@ def test_forest_shap_equals_the_brute_force_over_the_trees(table):
             return t.value[node][0][1] / t.value[node][0].sum()
         left, right = t.children_left[node], t.children_right[node]
         if t.feature[node] in known:
-            return expectation(tree, left if np.float32(row[t.feature[node]]) <= t.threshold[node] else right, row, known)
+            return expectation(
+                tree, left if np.float32(row[t.feature[node]]) <= t.threshold[node] else right, row, known
+            )
         n = t.weighted_n_node_samples
-        return (n[left] * expectation(tree, left, row, known) + n[right] * expectation(tree, right, row, known)) / n[node]
+        return (n[left] * expectation(tree, left, row, known) + n[right] * expectation(tree, right, row, known)) / n[
+            node
+        ]
 
     m = seen.shape[1]
     assert m <= 6
     subsets = list(chain.from_iterable(combinations(range(m), k) for k in range(m + 1)))
     row = seen.iloc[0].to_numpy()
-    value = {s: np.mean([expectation(tree, 0, row, s) for tree in forest.estimators_[:300]]) for s in map(frozenset, subsets)}
+    value = {
+        s: np.mean([expectation(tree, 0, row, s) for tree in forest.estimators_[:300]]) for s in map(frozenset, subsets)
+    }
     shapley = [
-        sum(factorial(len(s)) * factorial(m - len(s) - 1) / factorial(m) * (value[s | {k}] - value[s]) for s in value if k not in s)
+        sum(
+            factorial(len(s)) * factorial(m - len(s) - 1) / factorial(m) * (value[s | {k}] - value[s])
+            for s in value
+            if k not in s
+        )
         for k in range(m)
     ]
     assert np.allclose(explain_baseline(model, X[90:92], X[:90]).values.iloc[0], shapley, atol=1e-6)
@@ -221,6 +263,7 @@ def test_forest_shap_equals_the_brute_force_over_the_trees(table):
 
 def test_checks_of_baselines_tell_signal_from_lot(table):
     X, y = table
+
     def make(seed: int) -> Pipeline:
         return make_model("logistic_regression", seed=seed, tune=False)
 

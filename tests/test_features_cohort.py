@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics import features
-from nsclc_radiomics.cohort import load_cohort, save_cohort
-from nsclc_radiomics.core import OptionError, RunError, Volume, make_rng, write_volume
-from nsclc_radiomics.features import extract_cohort, load_settings, run_cases
+from nsclc_radiomics.cohort.folder import load_cohort, save_cohort
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import OptionError, RunError
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import write_volume
+from nsclc_radiomics.features import extraction
+from nsclc_radiomics.features.extraction import extract_cohort, run_cases
+from nsclc_radiomics.features.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"setting": {"binWidth": 25}, "featureClass": {"firstorder": [], "glcm": ["Contrast", "MCC"]}}
@@ -51,7 +55,13 @@ def test_each_bad_patient_is_a_row_and_a_line_and_the_others_go_on(tmp_path):
     table = extract(cohort, tmp_path / "ct.parquet", jobs=2)
     failures = pd.read_csv(tmp_path / "failures.csv").set_index("patient_id")
     assert table.index.tolist() == cohort.ids and table.columns.tolist() == load_settings(QUICK).columns
-    assert table.isna().all(axis=1).to_dict() == {"good": False, "empty": True, "torn": True, "gone": True, "also_good": False}
+    assert table.isna().all(axis=1).to_dict() == {
+        "good": False,
+        "empty": True,
+        "torn": True,
+        "gone": True,
+        "also_good": False,
+    }
     assert failures.error.to_dict() == {"empty": "MaskError", "torn": "ImageError", "gone": "ImageError"}
     assert all(str(tmp_path) in message for message in failures.message)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "ct.parquet"), table, check_exact=True)
@@ -61,8 +71,8 @@ def test_adding_a_patient_extracts_one(tmp_path, monkeypatch):
     cohort = make_cohort(tmp_path / "c", ["a", "b", "c"])
     first = extract(cohort, tmp_path / "one.parquet")
     work = []
-    real = features.run_cases
-    monkeypatch.setattr(features, "run_cases", lambda do, cases, *more: work.extend(cases) or real(do, cases, *more))
+    real = extraction.run_cases
+    monkeypatch.setattr(extraction, "run_cases", lambda do, cases, *more: work.extend(cases) or real(do, cases, *more))
     second = extract(make_cohort(tmp_path / "c", ["a", "b", "c", "d"]), tmp_path / "two.parquet")
     assert work == ["d"] and second.loc[["a", "b", "c"]].equals(first)
     add_patient(tmp_path / "c", "b", size=24)
@@ -84,8 +94,9 @@ def test_a_damaged_store_is_made_again_and_failures_of_other_tables_stay(tmp_pat
 def test_a_killed_run_resumes(tmp_path):
     cohort = make_cohort(tmp_path / "c", [f"P{n}" for n in range(40)])
     script = (
-        "import sys; from nsclc_radiomics.cohort import load_cohort; from nsclc_radiomics.features import extract_cohort\n"
-        f"extract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3], progress=False)"
+        "import sys; from nsclc_radiomics.cohort import load_cohort; from nsclc_radiomics.features import"
+        f" extract_cohort\nextract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3],"
+        " progress=False)"
     )
     out, cache = tmp_path / "ct.parquet", tmp_path / "cache"
     run = subprocess.Popen([sys.executable, "-c", script, str(cohort.path), str(out), str(cache)], cwd=ROOT)
@@ -141,8 +152,26 @@ def cluster(tmp_path):
     address = f"tcp://127.0.0.1:{port}"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     quiet = {"env": env, "cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = [sys.executable, "-c", "from distributed.cli.dask_scheduler import main; main()", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
-    worker = [sys.executable, "-c", "from distributed.cli.dask_worker import main; main()", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    scheduler = [
+        sys.executable,
+        "-c",
+        "from distributed.cli.dask_scheduler import main; main()",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-dashboard",
+    ]
+    worker = [
+        sys.executable,
+        "-c",
+        "from distributed.cli.dask_worker import main; main()",
+        address,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+    ]
     processes = [subprocess.Popen(scheduler, **quiet), *(subprocess.Popen(worker, **quiet) for _ in range(2))]
     yield address, processes
     for process in processes:
@@ -154,6 +183,7 @@ def test_dask_cluster_that_loses_a_worker_gives_the_same_table(tmp_path, cluster
     address, (_, first, _) = cluster
     patients = make_cohort(tmp_path / "c", [f"P{n}" for n in range(24)])
     local = extract_cohort(patients, tmp_path / "local.parquet", QUICK, jobs=1, cache=tmp_path / "c1", progress=False)
+
     def kill_in_mid_run() -> None:
         while len(list((tmp_path / "c2").glob("[!.]*.npy"))) < 3:
             time.sleep(0.01)
@@ -161,7 +191,9 @@ def test_dask_cluster_that_loses_a_worker_gives_the_same_table(tmp_path, cluster
 
     killer = threading.Thread(target=kill_in_mid_run, daemon=True)
     killer.start()
-    remote = extract_cohort(patients, tmp_path / "remote.parquet", QUICK, scheduler=address, cache=tmp_path / "c2", progress=False)
+    remote = extract_cohort(
+        patients, tmp_path / "remote.parquet", QUICK, scheduler=address, cache=tmp_path / "c2", progress=False
+    )
     killer.join(timeout=10)
     assert first.wait(timeout=10) == -signal.SIGKILL
     pd.testing.assert_frame_equal(remote, local, check_exact=True)

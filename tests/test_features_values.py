@@ -8,19 +8,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.cohort import load_cohort, sample_baseline
-from nsclc_radiomics.core import FeatureError, Volume, make_rng, read_volume
-from nsclc_radiomics.engine import CLASS_NAMES, diameters, formulas, measure, radiomics_module, surface_and_volume
-from nsclc_radiomics.features import extract_case
-from nsclc_radiomics.ibsi import SCHEMES, ibsi_table, ibsi_values, read_consensus
-from nsclc_radiomics.mask import read_mask
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.cohort.sample import sample_baseline
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import FeatureError
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import read_volume
+from nsclc_radiomics.features.extraction import extract_case
+from nsclc_radiomics.features.formulas import CLASS_NAMES, formulas
+from nsclc_radiomics.features.ibsi import SCHEMES, ibsi_table, ibsi_values, read_consensus
+from nsclc_radiomics.features.measure import measure
+from nsclc_radiomics.features.pyradiomics import radiomics_module
+from nsclc_radiomics.features.shape import diameters, surface_and_volume
+from nsclc_radiomics.loading.mask import read_mask
 
 CLASSES = {name: sorted(f for f, old in formulas(name).getFeatureNames().items() if not old) for name in CLASS_NAMES}
 
 
 def theirs(image: Volume, mask: Volume, params: dict) -> dict[str, float]:
     "PyRadiomics' own extractor."
-    extractor = radiomics_module("featureextractor").RadiomicsFeatureExtractor({**params, "setting": {**params["setting"], "additionalInfo": False}})
+    extractor = radiomics_module("featureextractor").RadiomicsFeatureExtractor(
+        {**params, "setting": {**params["setting"], "additionalInfo": False}}
+    )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return {name: float(np.squeeze(v)) for name, v in extractor.execute(image.to_sitk(), mask.to_sitk()).items()}
@@ -38,7 +47,9 @@ def test_the_authors_published_values(sample, patient):
     cohort = load_cohort(sample)
     image = cohort.image(patient)
     values = extract_case(
-        image, read_mask(cohort.mask_path(patient), image), {"setting": {"binWidth": 25, "voxelArrayShift": 2000, "minimumROIDimensions": 1}}
+        image,
+        read_mask(cohort.mask_path(patient), image),
+        {"setting": {"binWidth": 25, "voxelArrayShift": 2000, "minimumROIDimensions": 1}},
     )
     published = sample_baseline()[patient]
     assert len(values) == len(published) == 107
@@ -85,18 +96,24 @@ def test_ibsi_consensus(reference, phantoms, case):
 
 
 def test_ibsi_bins_that_start_at_the_limit_leave_no_miss_in_scheme_c(reference, phantoms):
-    consensus = read_consensus(reference / "ibsi/ibsi1_reference_values.csv").query("case == 'ct_config_c'").set_index("tag")
+    consensus = (
+        read_consensus(reference / "ibsi/ibsi1_reference_values.csv").query("case == 'ct_config_c'").set_index("tag")
+    )
     values = ibsi_values(*phantoms("ct_config_c"), "ct_config_c", bin_start=True)
     for tag, value in values.items():
         known = consensus.loc[tag]
-        assert abs(float(f"{value:.3g}") - known.reference_value) <= known.tolerance + 1e-9 * max(1, abs(known.reference_value)), tag
+        assert abs(float(f"{value:.3g}") - known.reference_value) <= known.tolerance + 1e-9 * max(
+            1, abs(known.reference_value)
+        ), tag
 
 
 def blob(seed: int, shape=(14, 18, 20), spacing=(0.8, 0.8, 2.5)) -> tuple[Volume, Volume]:
     rng = make_rng(seed, "features test")
     grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     inside = sum(g**2 for g in grid) < 0.55 + 0.2 * rng.normal(size=shape)
-    image = Volume((np.where(inside, 30, -700) + rng.normal(0, 80, shape)).astype(np.int16), spacing, (5, -7, 11), unit="HU")
+    image = Volume(
+        (np.where(inside, 30, -700) + rng.normal(0, 80, shape)).astype(np.int16), spacing, (5, -7, 11), unit="HU"
+    )
     return image, image.with_array(inside, "mask")
 
 
@@ -110,15 +127,27 @@ VARIANTS = {
     "pre-cropped": {"setting": {"preCrop": True, "padDistance": 2}, "imageType": FILTERS},
     "bin count": {"setting": {"binCount": 16}, "imageType": {"Original": {}, "Wavelet": {"level": 2}}},
     "two distances": {"setting": {"distances": [1, 2]}, "imageType": {"Original": {}}},
-    "within slices": {"setting": {"force2D": True, "force2Ddimension": 0}, "imageType": {"Original": {}, "Wavelet": {}}},
-    "within sagittal slices": {"setting": {"force2D": True, "force2Ddimension": 2}, "imageType": {"Original": {}, "Wavelet": {}}},
+    "within slices": {
+        "setting": {"force2D": True, "force2Ddimension": 0},
+        "imageType": {"Original": {}, "Wavelet": {}},
+    },
+    "within sagittal slices": {
+        "setting": {"force2D": True, "force2Ddimension": 2},
+        "imageType": {"Original": {}, "Wavelet": {}},
+    },
     "weighted": {"setting": {"weightingNorm": "euclidean"}, "imageType": {"Original": {}}},
     "merged": {"setting": {"weightingNorm": "no_weighting"}, "imageType": {"Original": {}}},
     "not symmetrical": {"setting": {"symmetricalGLCM": False}, "imageType": {"Original": {}}},
     "dependence": {"setting": {"gldm_a": 2, "voxelArrayShift": 1000}, "imageType": {"Original": {}}},
-    "normalised": {"setting": {"normalize": True, "normalizeScale": 100, "removeOutliers": 3, "binWidth": 5}, "imageType": {"Original": {}}},
+    "normalised": {
+        "setting": {"normalize": True, "normalizeScale": 100, "removeOutliers": 3, "binWidth": 5},
+        "imageType": {"Original": {}},
+    },
     "resegmented": {"setting": {"resegmentRange": [-2, 2], "resegmentMode": "sigma"}, "imageType": {"Original": {}}},
-    "other filters": {"setting": {"binWidth": 10}, "imageType": {k: {} for k in ("Square", "SquareRoot", "Logarithm", "Exponential", "Gradient")}},
+    "other filters": {
+        "setting": {"binWidth": 10},
+        "imageType": {k: {} for k in ("Square", "SquareRoot", "Logarithm", "Exponential", "Gradient")},
+    },
     "one level": {"setting": {"binWidth": 5000}, "imageType": {"Original": {}}},
 }
 
@@ -126,7 +155,11 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_pyradiomics(variant):
     image, mask = blob(3)
-    params = {"setting": {"binWidth": 25, **VARIANTS[variant]["setting"]}, "imageType": VARIANTS[variant]["imageType"], "featureClass": ALL}
+    params = {
+        "setting": {"binWidth": 25, **VARIANTS[variant]["setting"]},
+        "imageType": VARIANTS[variant]["imageType"],
+        "featureClass": ALL,
+    }
     reference = theirs(image, mask, params)
     assert_same(extract_case(image, mask, params), reference)
 
@@ -162,7 +195,11 @@ def test_values_do_not_move_with_the_tumour_in_a_large_image():
     small, mask = blob(5, (30, 40, 40), (1, 1, 1))
     wide = np.pad(small.array, ((40, 40), (70, 70), (70, 70)), mode="edge")
     inside = np.pad(mask.array, ((40, 40), (70, 70), (70, 70)))
-    params = {"setting": {"binWidth": 25}, "imageType": {"LoG": {"sigma": [1.0]}, "Wavelet": {}}, "featureClass": {"firstorder": [], "glcm": []}}
+    params = {
+        "setting": {"binWidth": 25},
+        "imageType": {"LoG": {"sigma": [1.0]}, "Wavelet": {}},
+        "featureClass": {"firstorder": [], "glcm": []},
+    }
     image = Volume(wide, unit="HU")
     assert_same(extract_case(image, Volume(inside), params), theirs(image, Volume(inside), params))
 

@@ -21,20 +21,16 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from nsclc_radiomics.core import GeometryError, ImageError, OptionError, Volume, grid_difference, make_rng, read_volume, write_volume
-from nsclc_radiomics.image import (
-    augment,
-    denoise,
-    read_ct,
-    read_image,
-    read_pet,
-    resample,
-    scale,
-    scan_dicom,
-    standardise,
-    window,
-    write_dicom,
-)
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import GeometryError, ImageError, OptionError
+from nsclc_radiomics.core.volume import Volume, grid_difference
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.dicom import scan_dicom
+from nsclc_radiomics.loading.image import read_image
+from nsclc_radiomics.loading.pet import read_pet
+from nsclc_radiomics.loading.preprocess import augment, denoise, resample, scale, standardise, window
+from nsclc_radiomics.loading.write_dicom import write_series
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def ct() -> Volume:
 
 @pytest.fixture
 def folder(ct, tmp_path):
-    write_dicom(ct, tmp_path / "ct")
+    write_series(ct, tmp_path / "ct")
     return tmp_path / "ct"
 
 
@@ -59,7 +55,8 @@ def each(folder, change) -> None:
         edit(file, lambda h, k=k: change(k, h))
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 def test_source_may_be_folder_files_or_series(ct, folder):
@@ -83,7 +80,7 @@ def test_orientation_is_kept(tmp_path, ct, seed):
     matrix = np.linalg.qr(make_rng(seed, "rotation").normal(size=(3, 3)))[0]
     matrix[:, 2] *= np.linalg.det(matrix)
     turned = Volume(ct.array, ct.spacing, ct.origin, tuple(matrix.ravel()), "HU")
-    files = write_dicom(turned, tmp_path / "in")
+    files = write_series(turned, tmp_path / "in")
     for k, file in enumerate(make_rng(seed, "order").permutation(np.array(files))):
         edit(file, lambda h, k=k: setattr(h, "InstanceNumber", k))
         file.rename(file.with_name(f"{k}.dcm"))
@@ -131,7 +128,9 @@ def test_12_bits_with_overlay_in_the_spare_ones(ct, folder):
     same(read_ct(folder), ct)
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian], ids=lambda s: s.name
+)
 def test_transfer_syntaxes(ct, folder, syntax):
     for k, file in enumerate(sorted(folder.iterdir())):
         header = pydicom.dcmread(file)
@@ -139,14 +138,24 @@ def test_transfer_syntaxes(ct, folder, syntax):
         if syntax == ExplicitVRBigEndian:
             header["PixelData"].VR = "OW"
             header.PixelData = (np.asarray(ct.array[k]) + 1024).astype(">i2").tobytes()
-        pydicom.dcmwrite(file, header, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian, enforce_file_format=True)
+        pydicom.dcmwrite(
+            file,
+            header,
+            implicit_vr=syntax.is_implicit_VR,
+            little_endian=syntax.is_little_endian,
+            enforce_file_format=True,
+        )
     same(read_ct(folder), ct)
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, "JPEG Lossless"], ids=lambda s: getattr(s, "name", s))
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, "JPEG Lossless"], ids=lambda s: getattr(s, "name", s)
+)
 def test_compressed_transfer_syntaxes(tmp_path, syntax):
-    ct = Volume(make_rng(5, "ct").integers(-1000, 2000, (3, 40, 48)).astype(np.int16), spacing=(0.7, 0.8, 2.5), unit="HU")
-    folder = write_dicom(ct, tmp_path / "ct")[0].parent
+    ct = Volume(
+        make_rng(5, "ct").integers(-1000, 2000, (3, 40, 48)).astype(np.int16), spacing=(0.7, 0.8, 2.5), unit="HU"
+    )
+    folder = write_series(ct, tmp_path / "ct")[0].parent
     for file in sorted(folder.iterdir()):
         header = pydicom.dcmread(file)
         header.PixelRepresentation = 0
@@ -181,7 +190,8 @@ def test_multiframe_without_positions_is_refused(ct, folder):
         read_ct(folder)
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 def move(axis, millimetres):
@@ -212,7 +222,10 @@ REFUSED = {
     "gantry tilt": (move(1, lambda k: 0.6 * k), ["gantry tilt", "13.5°"]),
     "gantry tilt by its tag": (lambda k, h: setattr(h, "GantryDetectorTilt", "-12"), ["0018,1120"]),
     "localizers": (lambda k, h: setattr(h, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), ["localizers"]),
-    "a localizer among slices": (only(2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), ["1 of 6 images are localizers"]),
+    "a localizer among slices": (
+        only(2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        ["1 of 6 images are localizers"],
+    ),
     "another orientation": (only(2, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), ["0020,0037", "5 slices"]),
     "another pixel spacing": (only(2, PixelSpacing=["0.9", "0.9"]), ["0028,0030", "0.9"]),
     "another size": (only(2, Columns=20, PixelData=bytes(800)), ["0028,0011", "24 in 5 slices"]),
@@ -220,7 +233,10 @@ REFUSED = {
     "no position": (lambda k, h: h.pop("ImagePositionPatient"), ["0020,0032"]),
     "position of two numbers": (only(2, ImagePositionPatient=["0", "0"]), ["0020,0032", "3 numbers"]),
     "no orientation": (lambda k, h: h.pop("ImageOrientationPatient"), ["0020,0037"]),
-    "skewed orientation": (lambda k, h: setattr(h, "ImageOrientationPatient", [1, 0, 0, 0.5, 0.9, 0]), ["perpendicular"]),
+    "skewed orientation": (
+        lambda k, h: setattr(h, "ImageOrientationPatient", [1, 0, 0, 0.5, 0.9, 0]),
+        ["perpendicular"],
+    ),
     "no pixel spacing": (lambda k, h: h.pop("PixelSpacing"), ["0028,0030"]),
     "no slope": (lambda k, h: h.pop("RescaleSlope"), ["0028,1053"]),
     "no intercept": (lambda k, h: h.pop("RescaleIntercept"), ["0028,1052"]),
@@ -255,7 +271,9 @@ def test_rounded_positions_are_no_gap(ct, folder):
 
 def test_copies_are_refused_in_a_folder_and_left_out_of_a_survey(ct, folder):
     shutil.copy(folder / "CT0002.dcm", folder / "again.dcm")
-    with pytest.raises(ImageError, match=r"more than once: 105.00 mm \(CT0002.dcm, again.dcm\)|105.00 mm \(again.dcm, CT0002.dcm\)"):
+    with pytest.raises(
+        ImageError, match=r"more than once: 105.00 mm \(CT0002.dcm, again.dcm\)|105.00 mm \(again.dcm, CT0002.dcm\)"
+    ):
         read_ct(folder)
     series, skipped = scan_dicom(folder)
     assert len(skipped) == 1 and "a copy of" in skipped.reason[0]
@@ -263,7 +281,7 @@ def test_copies_are_refused_in_a_folder_and_left_out_of_a_survey(ct, folder):
 
 
 def test_two_series_are_listed(ct, folder, tmp_path):
-    write_dicom(ct, folder / "thin", attributes={"SeriesDescription": "thin"})
+    write_series(ct, folder / "thin", attributes={"SeriesDescription": "thin"})
     with pytest.raises(ImageError, match="2 CT series.*'thin'.*scan_dicom"):
         read_ct(folder)
     with pytest.raises(ImageError, match="no PT series"):
@@ -272,7 +290,7 @@ def test_two_series_are_listed(ct, folder, tmp_path):
 
 def test_a_scout_beside_a_series_is_no_choice(ct, folder):
     scout = Volume(ct.array[:1], ct.spacing, ct.origin)
-    write_dicom(scout, folder / "scout", attributes={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
+    write_series(scout, folder / "scout", attributes={"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
     same(read_ct(folder), ct)
 
 
@@ -290,30 +308,49 @@ def test_missing_folder_and_foreign_files(tmp_path, folder):
         read_ct(folder)
 
 
-# --- the survey --------------------------------------------------------------------------------------------------------------------------
+# --- the survey -------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 def test_survey_of_a_messy_tree(ct, tmp_path):
     tree = tmp_path / "pacs"
-    write_dicom(
-        ct, tree / "x" / "1", attributes={"PatientID": "B", "SeriesDescription": "lung", "SeriesNumber": 4, "ConvolutionKernel": "B60f"}
+    write_series(
+        ct,
+        tree / "x" / "1",
+        attributes={"PatientID": "B", "SeriesDescription": "lung", "SeriesNumber": 4, "ConvolutionKernel": "B60f"},
     )
     write_pet(tree / "x" / "2", 1.0, PatientID="B", StudyDate="20230101")
-    write_dicom(ct, tree / "y", attributes={"PatientID": "A"})
+    write_series(ct, tree / "y", attributes={"PatientID": "A"})
     (tree / "y" / "DICOMDIR").write_bytes(dicomdir())
     (tree / "readme.txt").write_text("hello")
     (tree / "empty").touch()
     series, skipped = scan_dicom(tree)
-    assert [(s.patient_id, s.modality, len(s.files)) for s in series] == [("A", "CT", 6), ("B", "PT", 3), ("B", "CT", 6)]
-    assert series[2].description == "lung" and series[2].number == 4 and series[2].kernel == "B60f" and series[2].thickness == 2.5
+    assert [(s.patient_id, s.modality, len(s.files)) for s in series] == [
+        ("A", "CT", 6),
+        ("B", "PT", 3),
+        ("B", "CT", 6),
+    ]
+    assert (
+        series[2].description == "lung"
+        and series[2].number == 4
+        and series[2].kernel == "B60f"
+        and series[2].thickness == 2.5
+    )
     reasons = dict(zip((f.name for f in skipped.file), skipped.reason, strict=True))
-    assert "DICOMDIR" in reasons["DICOMDIR"] and "not a DICOM file" in reasons["readme.txt"] and "empty" in reasons["empty"]
+    assert (
+        "DICOMDIR" in reasons["DICOMDIR"]
+        and "not a DICOM file" in reasons["readme.txt"]
+        and "empty" in reasons["empty"]
+    )
 
 
 def dicomdir() -> bytes:
     data = pydicom.Dataset()
     data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = "1.2.840.10008.1.3.10", generate_uid()
+    data.file_meta.MediaStorageSOPClassUID, data.file_meta.MediaStorageSOPInstanceUID = (
+        "1.2.840.10008.1.3.10",
+        generate_uid(),
+    )
     data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     data.FileSetID = "X"
     buffer = pydicom.filebase.DicomBytesIO()
@@ -324,11 +361,16 @@ def dicomdir() -> bytes:
 def test_survey_keeps_patients_with_the_same_series_apart(ct, tmp_path):
     "Careless anonymisers give the same UIDs to everyone."
     for patient in ("A", "B"):
-        write_dicom(ct, tmp_path / patient, attributes={"PatientID": patient, "SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"})
+        write_series(
+            ct,
+            tmp_path / patient,
+            attributes={"PatientID": patient, "SeriesInstanceUID": "1.2.3", "StudyInstanceUID": "1.2"},
+        )
     assert [(s.patient_id, len(s.files)) for s in scan_dicom(tmp_path)[0]] == [("A", 6), ("B", 6)]
 
 
-# --- NIfTI and NRRD ----------------------------------------------------------------------------------------------------------------------
+# --- NIfTI and NRRD
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
@@ -357,7 +399,8 @@ def test_unit_is_checked(folder):
         read_image(folder, "SUVbw")
 
 
-# --- preprocessing -----------------------------------------------------------------------------------------------------------------------
+# --- preprocessing ----------------------------------------------------------------------------------------------------
+# -------------------
 
 
 @settings(max_examples=25, deadline=None)
@@ -370,12 +413,19 @@ def test_resampling_keeps_what_is_linear_in_space(spacing, interpolation, seed):
 
     def ramp(v):
         index = np.indices(v.shape)[::-1].reshape(3, -1)
-        return (slope @ (np.array(v.origin)[:, None] + matrix @ (index * np.array(v.spacing)[:, None]))).reshape(v.shape)
+        return (slope @ (np.array(v.origin)[:, None] + matrix @ (index * np.array(v.spacing)[:, None]))).reshape(
+            v.shape
+        )
 
     found = resample(volume.with_array(ramp(volume)), spacing, interpolation)
-    assert np.allclose(resample(volume.with_array(np.full(volume.shape, 7.0)), spacing, interpolation).array, 7, atol=1e-4)
+    assert np.allclose(
+        resample(volume.with_array(np.full(volume.shape, 7.0)), spacing, interpolation).array, 7, atol=1e-4
+    )
     if interpolation == "linear":
-        inner = tuple(slice(k, n - k) for n, k in zip(found.shape, (int(np.ceil(2.5 / s)) + 1 for s in spacing[::-1]), strict=True))
+        inner = tuple(
+            slice(k, n - k)
+            for n, k in zip(found.shape, (int(np.ceil(2.5 / s)) + 1 for s in spacing[::-1]), strict=True)
+        )
         np.testing.assert_allclose(found.array[inner], ramp(found)[inner], atol=2e-3)
     assert np.all(np.array(found.shape[::-1]) * spacing >= np.array(volume.shape[::-1]) * volume.spacing - 1e-3)
 
@@ -402,7 +452,12 @@ def test_window_scale_standardise(ct):
     assert found.mean() == pytest.approx(0, abs=1e-4) and found.std() == pytest.approx(1, abs=1e-4)
     with pytest.raises(GeometryError):
         standardise(ct, Volume(mask.array[1:]))
-    for call in (lambda: window(ct, 5, 5), lambda: scale(ct, 5, 0), lambda: resample(ct, -1), lambda: resample(ct, 1e-6)):
+    for call in (
+        lambda: window(ct, 5, 5),
+        lambda: scale(ct, 5, 0),
+        lambda: resample(ct, -1),
+        lambda: resample(ct, 1e-6),
+    ):
         with pytest.raises(OptionError):
             call()
 

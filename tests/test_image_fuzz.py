@@ -7,10 +7,22 @@ import numpy as np
 import pytest
 from damage import HOWS, good_files, spoilt_copy
 
-from nsclc_radiomics.core import NsclcError, Volume
+from nsclc_radiomics.core.errors import NsclcError
+from nsclc_radiomics.core.volume import Volume
 
 SEEDS = 7  # for each kind of file and of damage
-KINDS = ("CT explicit", "CT Implicit", "CT RLE", "CT JPEG-LS", "CT JPEG 2000", "CT JPEG Lossless", "CT enhanced", "PET", "RTSTRUCT", "SEG")
+KINDS = (
+    "CT explicit",
+    "CT Implicit",
+    "CT RLE",
+    "CT JPEG-LS",
+    "CT JPEG 2000",
+    "CT JPEG Lossless",
+    "CT enhanced",
+    "PET",
+    "RTSTRUCT",
+    "SEG",
+)
 KINDS += tuple(f"{what} {suffix}" for what in ("image", "mask") for suffix in (".nii", ".nii.gz", ".nrrd", ".mha"))
 
 
@@ -27,7 +39,9 @@ def volume_of(result) -> Volume:
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_spoilt_files_are_read_or_refused(good, tmp_path, kind, how, capfd):
-    ((path, read),) = (found for name, found in good.items() if name.startswith(kind) and (name == kind or "." not in kind))
+    ((path, read),) = (
+        found for name, found in good.items() if name.startswith(kind) and (name == kind or "." not in kind)
+    )
     whole, memory = volume_of(read(path)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(SEEDS):
         started = time.process_time()

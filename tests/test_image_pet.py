@@ -7,8 +7,10 @@ import pydicom
 import pytest
 from dicom_files import HALF_LIFE, SUV, UPTAKE, WEIGHT, activity, edit, injection, write_enhanced, write_pet
 
-from nsclc_radiomics.core import ImageError, Volume
-from nsclc_radiomics.image import average_count_time, read_ct, read_pet
+from nsclc_radiomics.core.errors import ImageError
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.pet import average_count_time, read_pet
 
 MIDDLE = 300 / 2 - np.log(2) / HALF_LIFE * 300**2 / 24  # of a frame of 300 s: series of the average count time
 
@@ -79,7 +81,9 @@ CASES = {
     },
     "dose in MBq": {"drug": injection(RadionuclideTotalDose="368.08")},
     "weight in grams": {"PatientWeight": "70000"},
-    "start with date only": {"drug": injection(RadiopharmaceuticalStartTime=None, RadiopharmaceuticalStartDateTime="20240102100000.00")},
+    "start with date only": {
+        "drug": injection(RadiopharmaceuticalStartTime=None, RadiopharmaceuticalStartDateTime="20240102100000.00")
+    },
     "start in another time zone": {
         "drug": injection(RadiopharmaceuticalStartTime=None, RadiopharmaceuticalStartDateTime="20240102090000+0000"),
         "TimezoneOffsetFromUTC": "+0100",
@@ -101,7 +105,12 @@ CASES = {
         "drug": injection(RadionuclideHalfLife="282240", RadiopharmaceuticalStartDateTime="20231229110000"),
         "unit": activity(4 * 86400, half_life=282240),
     },
-    "GML without a type": {"Units": "GML", "unit": 1.0, "PatientWeight": None, "RadiopharmaceuticalInformationSequence": None},
+    "GML without a type": {
+        "Units": "GML",
+        "unit": 1.0,
+        "PatientWeight": None,
+        "RadiopharmaceuticalInformationSequence": None,
+    },
     "GML BW": {"Units": "GML", "SUVType": "BW", "unit": 1.0},
 }
 HEIGHT = 175.0
@@ -118,7 +127,11 @@ NORMALISERS = {  # kg
 for (kind, sex), kg in NORMALISERS.items():
     CASES[f"GML {kind} {sex}"] = {"Units": "GML", "SUVType": kind, "PatientSex": sex, "unit": kg / WEIGHT}
 for kind in ("LBMJANMA", "IBW"):
-    CASES[f"GML {kind} O"] = {"Units": "GML", "SUVType": kind, "unit": (NORMALISERS[kind, "M"] + NORMALISERS[kind, "F"]) / 2 / WEIGHT}
+    CASES[f"GML {kind} O"] = {
+        "Units": "GML",
+        "SUVType": kind,
+        "unit": (NORMALISERS[kind, "M"] + NORMALISERS[kind, "F"]) / 2 / WEIGHT,
+    }
 CASES["CM2ML"] = {"Units": "CM2ML", "SUVType": "BSA", "unit": 0.007184 * WEIGHT**0.425 * HEIGHT**0.725 * 10 / WEIGHT}
 
 
@@ -132,8 +145,24 @@ def test_the_same_uptake_written_in_many_ways(tmp_path, name):
 @pytest.mark.parametrize(
     "maker, group, creator_name, element, vr, value, case",
     [
-        ("Philips Medical Systems", 0x7053, "Philips PET Private Group", 0x00, "DS", "0.0005", {"Units": "CNTS", "unit": 1 / 0.0005}),
-        ("Philips Medical Systems", 0x7053, "Philips PET Private Group", 0x09, "DS", "0.5", {"Units": "CNTS", "unit": activity() / 0.5}),
+        (
+            "Philips Medical Systems",
+            0x7053,
+            "Philips PET Private Group",
+            0x00,
+            "DS",
+            "0.0005",
+            {"Units": "CNTS", "unit": 1 / 0.0005},
+        ),
+        (
+            "Philips Medical Systems",
+            0x7053,
+            "Philips PET Private Group",
+            0x09,
+            "DS",
+            "0.5",
+            {"Units": "CNTS", "unit": activity() / 0.5},
+        ),
         (
             "GE MEDICAL SYSTEMS",
             0x0009,
@@ -143,7 +172,15 @@ def test_the_same_uptake_written_in_many_ways(tmp_path, name):
             "20240102110000.00",
             {"SeriesTime": "180000", "AcquisitionTime": "113000"},
         ),
-        ("SIEMENS", 0x0071, "SIEMENS MED PT", 0x22, "DT", "20240102110000", {"SeriesTime": "180000", "AcquisitionTime": "113000"}),
+        (
+            "SIEMENS",
+            0x0071,
+            "SIEMENS MED PT",
+            0x22,
+            "DT",
+            "20240102110000",
+            {"SeriesTime": "180000", "AcquisitionTime": "113000"},
+        ),
     ],
     ids=["Philips SUV factor", "Philips activity factor", "GE scan time", "Siemens decay time"],
 )
@@ -231,7 +268,8 @@ def test_what_suv_needs_is_never_guessed(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name, says", [("dose in MBq", "MBq"), ("weight in grams", "grams"), ("start with a date moved by an anonymiser", "19600101")]
+    "name, says",
+    [("dose in MBq", "MBq"), ("weight in grams", "grams"), ("start with a date moved by an anonymiser", "19600101")],
 )
 def test_what_is_read_differently_is_said(tmp_path, name, says):
     case = dict(CASES[name])
@@ -250,7 +288,11 @@ def test_facts_that_differ_between_slices_are_refused(tmp_path):
 def test_two_tracers_are_refused(tmp_path):
     with pytest.raises(ImageError, match="2 radiopharmaceuticals"):
         read_pet(
-            write_pet(tmp_path / "pet", activity(), RadiopharmaceuticalInformationSequence=pydicom.Sequence([injection(), injection()]))
+            write_pet(
+                tmp_path / "pet",
+                activity(),
+                RadiopharmaceuticalInformationSequence=pydicom.Sequence([injection(), injection()]),
+            )
         )
 
 
@@ -270,7 +312,10 @@ def enhanced(folder, unit, frames=None, **top):
         "AttenuationCorrected": "YES",
         "RadiopharmaceuticalInformationSequence": [drug],
     }
-    each = [{"slope": 4 * u / 30000 * (1 + k), "unit": "Bq/ml", **(frames[k] if frames else {})} for k, u in enumerate(units)]
+    each = [
+        {"slope": 4 * u / 30000 * (1 + k), "unit": "Bq/ml", **(frames[k] if frames else {})}
+        for k, u in enumerate(units)
+    ]
     volume = Volume(np.array([plane * u for u in units]), spacing=(4, 4, 4))
     return write_enhanced(folder, volume, "PT", {**header, **top}, each)
 

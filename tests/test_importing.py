@@ -16,33 +16,22 @@ import pydicom
 import pytest
 from importing_tools import CT, INSIDE, MASK, PET, SUV, damage, patient_tree, square, write_rtstruct
 
-from nsclc_radiomics import importing
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.core import (
-    CohortError,
-    DataError,
-    MissingDependencyError,
-    NsclcError,
-    OptionError,
-    Volume,
-    content_hash,
-    make_rng,
-    read_volume,
-    write_volume,
-)
-from nsclc_radiomics.image import write_dicom
-from nsclc_radiomics.importing import (
-    collection_id,
-    fetch_collection,
-    import_dicom,
-    import_nifti,
-    import_owkin,
-    key_path,
-    list_collection,
-    report_path,
-)
-from nsclc_radiomics.mask import read_mask, write_seg
-from nsclc_radiomics.quality import check_cohort
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import CohortError, DataError, MissingDependencyError, NsclcError, OptionError
+from nsclc_radiomics.core.files import content_hash
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.loading import idc
+from nsclc_radiomics.loading.hospital import import_dicom
+from nsclc_radiomics.loading.idc import collection_id, fetch_collection, list_collection
+from nsclc_radiomics.loading.import_record import key_path, report_path
+from nsclc_radiomics.loading.mask import read_mask
+from nsclc_radiomics.loading.owkin import import_owkin
+from nsclc_radiomics.loading.quality import check_cohort
+from nsclc_radiomics.loading.seg import write_seg
+from nsclc_radiomics.loading.tables import import_nifti
+from nsclc_radiomics.loading.write_dicom import write_series
 
 
 def voxels(cohort: Path, patient: str, modality: str = "ct") -> np.ndarray:
@@ -74,7 +63,7 @@ def test_no_identity_in_any_byte_of_the_cohort(tmp_path):
         "PatientAge": "091Y",
     }
     tree = tmp_path / "Xylander"
-    write_dicom(CT, tree / "ct", attributes=secret)
+    write_series(CT, tree / "ct", attributes=secret)
     write_rtstruct(tree / "rs.dcm", tree / "ct", {"GTV-1": [square(4.5, 4)]})
     clinical = tmp_path / "clinical.csv"
     clinical.write_text(
@@ -83,7 +72,16 @@ def test_no_identity_in_any_byte_of_the_cohort(tmp_path):
     )
     out = tmp_path / "cohort"
     import_dicom(tree, out, clinical=clinical, endpoint="two_year_survival")
-    words = [v for v in secret.values()] + ["Xylander", "Quirin", "Zwingli", "2019-12-02", "2020-03-09", "2019-11", "091Y", str(tmp_path)]
+    words = [v for v in secret.values()] + [
+        "Xylander",
+        "Quirin",
+        "Zwingli",
+        "2019-12-02",
+        "2020-03-09",
+        "2019-11",
+        "091Y",
+        str(tmp_path),
+    ]
     files = [f for f in out.rglob("*") if f.is_file()]
     assert len(files) == 4
     for file in files:
@@ -159,8 +157,8 @@ def test_messy_tree_pairs_ct_pet_and_outline(tmp_path):
 
 def test_outline_goes_to_the_series_it_names(tmp_path):
     common = {"PatientID": "a", "FrameOfReferenceUID": "1.2.3", "StudyInstanceUID": "1.2.4"}
-    write_dicom(CT, tmp_path / "t/ct1", attributes=common)
-    write_dicom(CT.with_array(CT.array + 7), tmp_path / "t/ct2", attributes=common)
+    write_series(CT, tmp_path / "t/ct1", attributes=common)
+    write_series(CT.with_array(CT.array + 7), tmp_path / "t/ct2", attributes=common)
     write_rtstruct(tmp_path / "t/rs.dcm", tmp_path / "t/ct2", {"GTV": [square(4.5, 4)]})
     table = import_dicom(tmp_path / "t", tmp_path / "c")
     assert load_cohort(tmp_path / "c").image("P0001").array.max() == 47
@@ -171,7 +169,7 @@ def test_outline_goes_to_the_series_it_names(tmp_path):
 def test_outline_by_frame_of_reference_only_where_one_series_has_it(tmp_path, count):
     common = {"PatientID": "a", "FrameOfReferenceUID": "1.2.3", "StudyInstanceUID": "1.2.4"}
     for k in range(count):
-        write_dicom(CT, tmp_path / f"t/ct{k}", attributes=common)
+        write_series(CT, tmp_path / f"t/ct{k}", attributes=common)
     write_rtstruct(tmp_path / "t/rs.dcm", tmp_path / "t/ct0", {"GTV": [square(4.5, 4)]}, refer=False)
     if count == 1:
         table = import_dicom(tmp_path / "t", tmp_path / "c")
@@ -183,7 +181,7 @@ def test_outline_by_frame_of_reference_only_where_one_series_has_it(tmp_path, co
 
 
 def test_outline_of_another_patient_is_never_taken(tmp_path):
-    write_dicom(CT, tmp_path / "t/ct", attributes={"PatientID": "a"})
+    write_series(CT, tmp_path / "t/ct", attributes={"PatientID": "a"})
     write_rtstruct(tmp_path / "t/rs.dcm", tmp_path / "t/ct", {"GTV": [square(4.5, 4)]}, PatientID="b")
     with pytest.raises(CohortError, match="the image it was drawn on is not there"):
         import_dicom(tmp_path / "t", tmp_path / "c")
@@ -191,7 +189,9 @@ def test_outline_of_another_patient_is_never_taken(tmp_path):
 
 def test_earliest_ct_is_taken_even_when_it_cannot_be_read(tmp_path):
     patient_tree(tmp_path / "t/later", "a", StudyDate="20240301", SeriesDate="20240301", AcquisitionDate="20240301")
-    first = patient_tree(tmp_path / "t/first", "a", StudyDate="20240201", SeriesDate="20240201", AcquisitionDate="20240201")
+    first = patient_tree(
+        tmp_path / "t/first", "a", StudyDate="20240201", SeriesDate="20240201", AcquisitionDate="20240201"
+    )
     patient_tree(tmp_path / "t/b", "b")
     table = import_dicom(tmp_path / "t", tmp_path / "c")
     assert Path(table[table.taken & (table.item == "ct")].source.iloc[0]).parts[-3] == "first"
@@ -201,7 +201,9 @@ def test_earliest_ct_is_taken_even_when_it_cannot_be_read(tmp_path):
     assert "slice is missing" in reasons(table) and "a later CT of this patient" in reasons(table)
 
 
-UNDATED = dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "StudyTime", "SeriesTime", "AcquisitionTime"), None)
+UNDATED = dict.fromkeys(
+    ("StudyDate", "SeriesDate", "AcquisitionDate", "StudyTime", "SeriesTime", "AcquisitionTime"), None
+)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_earlier_on_the_same_day(tmp_path):
 
 def test_names_that_match_twice_are_told_and_chosen_or_merged(tmp_path):
     tree = tmp_path / "t"
-    write_dicom(CT, tree / "ct", attributes={"PatientID": "a"})
+    write_series(CT, tree / "ct", attributes={"PatientID": "a"})
     rois = {"GTV left": [square(3.5, 4, (6, 12))], "GTV right": [square(2.5, 4, (18, 12))], "GTV none": []}
     write_rtstruct(tree / "rs.dcm", tree / "ct", rois)
     with pytest.raises(CohortError, match="2 names match .GTV left, GTV right"):
@@ -262,10 +264,10 @@ def test_several_outlines_of_one_image(tmp_path):
 def test_pet_with_its_own_outline_and_uncorrected_pet(tmp_path):
     tree = patient_tree(tmp_path / "t", "a", pet=True)
     common = _header(tree / "ct")
-    write_dicom(PET, tree / "nac", "PT", {**common, **SUV, "CorrectedImage": ["DECY"]})
+    write_series(PET, tree / "nac", "PT", {**common, **SUV, "CorrectedImage": ["DECY"]})
     import_dicom(tree, tmp_path / "c")  # of two PETs, the one corrected for attenuation
     assert load_cohort(tmp_path / "c").has("P0001", "pet")
-    write_dicom(PET, tree / "third", "PT", {**common, **SUV})
+    write_series(PET, tree / "third", "PT", {**common, **SUV})
     table = import_dicom(tree, tmp_path / "c2")
     assert not load_cohort(tmp_path / "c2").has("P0001", "pet") and "3 PT series share" in reasons(table)
     write_rtstruct(tree / "rs_pet.dcm", tree / "third", {"GTV_PET": [square(2.5, 4)]})
@@ -293,11 +295,19 @@ def test_clinical_table_joins_by_the_hospitals_ids(tmp_path):
     clinical = tmp_path / "clinical.csv"
     clinical.write_text("patient_id,age,response,split,ward\na,61.5,PR,holdout,7\nz,40,PD,train,7\n")
     lesions = tmp_path / "lesions.csv"
-    lesions.write_text("patient_id,visit_date,lesion_id,role,diameter_mm\na,2021-04-01,1,target,31\na,2021-06-01,1,target,20\n")
-    table = import_dicom(tmp_path / "t", tmp_path / "c", clinical=clinical, lesions=lesions, endpoint="response", centre="Bern")
+    lesions.write_text(
+        "patient_id,visit_date,lesion_id,role,diameter_mm\na,2021-04-01,1,target,31\na,2021-06-01,1,target,20\n"
+    )
+    table = import_dicom(
+        tmp_path / "t", tmp_path / "c", clinical=clinical, lesions=lesions, endpoint="response", centre="Bern"
+    )
     cohort = load_cohort(tmp_path / "c")
     assert cohort.row("P0001").age == 61.5 and cohort.row("P0002").age == 60 and cohort.row("P0001").sex == "M"
-    assert cohort.row("P0001").split == "holdout" and cohort.row("P0002").split == "train" and set(cohort.patients.centre) == {"Bern"}
+    assert (
+        cohort.row("P0001").split == "holdout"
+        and cohort.row("P0002").split == "train"
+        and set(cohort.patients.centre) == {"Bern"}
+    )
     assert cohort.lesions.visit_date.diff().dt.days.iloc[1] == 61 and cohort.lesions.visit_date.dt.year.max() == 2000
     assert "patient 'z' of clinical.csv has no DICOM series" in reasons(table) and "ward" in reasons(table)
 
@@ -320,7 +330,8 @@ def challenge(tmp_path) -> Path:
     for n in (2, 7):
         np.savez_compressed(src / f"images/patient_{n:03d}.npz", scan=(CT.array + n).astype(np.int16), mask=INSIDE)
     (src / "features/clinical_data.csv").write_text(
-        "PatientID,Histology,Mstage,Nstage,SourceDataset,Tstage,age\n2,Adenocarcinoma,0,0,l1,3,\n007,Squamous cell carcinoma,0,2,l2,1,70\n"
+        "PatientID,Histology,Mstage,Nstage,SourceDataset,Tstage,age\n2,Adenocarcinoma,0,0,l1,3,\n007,Squamous cell"
+        " carcinoma,0,2,l2,1,70\n"
     )
     (src / "output.csv").write_text("PatientID,SurvivalTime,Event\n7,100,1\n2,900,0\n")
     return src
@@ -340,7 +351,11 @@ def test_owkin_without_outcomes_and_with_strays(challenge, tmp_path):
     (challenge / "images/patient_007.npz").unlink()
     table = import_owkin(challenge, tmp_path / "c")
     assert load_cohort(tmp_path / "c").meta["endpoint"] == "none"
-    assert table.set_index("patient_id").taken.to_dict() == {"patient_009": False, "patient_002": True, "patient_007": False}
+    assert table.set_index("patient_id").taken.to_dict() == {
+        "patient_009": False,
+        "patient_002": True,
+        "patient_007": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -377,7 +392,9 @@ def test_owkin_reference(owkin, reference):
     outcome = pd.read_csv(reference / "owkin/x_train/output.csv", index_col=0)
     for patient in cohort.ids[::20]:
         stored = np.load(reference / f"owkin/x_train/images/{patient}.npz")
-        assert np.array_equal(cohort.image(patient).array, stored["scan"]) and np.array_equal(voxels(cohort.path, patient), stored["mask"])
+        assert np.array_equal(cohort.image(patient).array, stored["scan"]) and np.array_equal(
+            voxels(cohort.path, patient), stored["mask"]
+        )
         assert cohort.row(patient).time == outcome.SurvivalTime[int(patient[-3:])]
 
 
@@ -434,7 +451,9 @@ def test_nifti_keeps_ct_where_pet_fails(tmp_path):
     assert cohort.has("P0001") and not cohort.has("P0001", "pet") and "gone.nii.gz: no such file" in reasons(done)
 
 
-@pytest.mark.parametrize("content", ["", "patient_id\n", "patient_id,ct\na,b\n", "\x00\xff", "a,b\n1\n", 'patient_id,ct,ct_mask\n"a,b,c\n'])
+@pytest.mark.parametrize(
+    "content", ["", "patient_id\n", "patient_id,ct\na,b\n", "\x00\xff", "a,b\n1\n", 'patient_id,ct,ct_mask\n"a,b,c\n']
+)
 def test_tables_that_are_none_are_refused(tmp_path, content):
     path = tmp_path / "t.csv"
     path.write_bytes(content.encode("latin-1"))
@@ -462,7 +481,7 @@ def test_index_is_read_offline():
 
 def test_offline_is_said_and_nothing_is_made(tmp_path, monkeypatch):
     pytest.importorskip("idc_index_data")
-    monkeypatch.setattr(importing, "_STORE", "http://127.0.0.1:9")
+    monkeypatch.setattr(idc, "_STORE", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="needs a network"):
         fetch_collection("NSCLC-Radiomics", tmp_path / "c", patients=1, yes=True)
     assert not (tmp_path / "c").exists()
@@ -470,7 +489,7 @@ def test_offline_is_said_and_nothing_is_made(tmp_path, monkeypatch):
 
 def test_nothing_is_downloaded_unasked(tmp_path, monkeypatch, capsys):
     pytest.importorskip("idc_index_data")
-    monkeypatch.setattr(importing, "_fetcher", lambda: pytest.fail("downloaded"))
+    monkeypatch.setattr(idc, "_fetcher", lambda: pytest.fail("downloaded"))
     with pytest.raises(OptionError, match="nothing was downloaded"):
         fetch_collection("NSCLC-Radiomics", tmp_path / "c", patients=2)
     assert "CC BY-NC 3.0" in capsys.readouterr().out
@@ -512,10 +531,10 @@ def test_download_resumes_and_imports(tmp_path, monkeypatch):
         for file in files[: 0 if uid == "rs" and broken.pop() else None]:
             shutil.copy(file, folder / file.name)
 
-    monkeypatch.setattr(importing, "collection_series", lambda *_: pd.DataFrame(rows))
-    monkeypatch.setattr(importing, "_collection_meta", lambda *_: ("Lung", {"licence": "CC BY 3.0"}))
-    monkeypatch.setattr(importing, "_check_online", lambda: None)
-    monkeypatch.setattr(importing, "_fetcher", lambda: fetch)
+    monkeypatch.setattr(idc, "collection_series", lambda *_: pd.DataFrame(rows))
+    monkeypatch.setattr(idc, "_collection_meta", lambda *_: ("Lung", {"licence": "CC BY 3.0"}))
+    monkeypatch.setattr(idc, "_check_online", lambda: None)
+    monkeypatch.setattr(idc, "_fetcher", lambda: fetch)
     with pytest.raises(DataError, match="0 of 1 files"):
         fetch_collection("Lung", tmp_path / "c", yes=True)
     assert not (tmp_path / "c").exists() and asked == ["ct", "rs"]
@@ -559,7 +578,9 @@ def _either_whole_or_not_there(call: Callable[[], object], out: Path) -> bool:
         for modality in ("ct", "pet"):
             if cohort.has(patient, modality):
                 image = cohort.image(patient, modality)
-                assert np.isfinite(image.array).all() and read_mask(cohort.mask_path(patient, modality), image).array.any()
+                assert (
+                    np.isfinite(image.array).all() and read_mask(cohort.mask_path(patient, modality), image).array.any()
+                )
     return True
 
 
@@ -576,7 +597,9 @@ def test_damaged_dicom_trees(tmp_path):
         rng = make_rng(case, "dicom trees")
         victims = [list(good)[i] for i in rng.permutation(len(good))[: int(rng.integers(1, 4))]]
         for victim in victims:
-            victim.write_bytes(damage(good[victim], rng) if rng.random() < 0.85 else good[list(good)[int(rng.integers(len(good)))]])
+            victim.write_bytes(
+                damage(good[victim], rng) if rng.random() < 0.85 else good[list(good)[int(rng.integers(len(good)))]]
+            )
         out = tmp_path / f"c{case}"
         taken += _either_whole_or_not_there(lambda out=out: import_dicom(tree, out), out)
         for victim in victims:
@@ -590,7 +613,9 @@ def test_damaged_challenge_files(challenge, tmp_path):
         rng = make_rng(case, "challenge")
         victim = list(good)[int(rng.integers(len(good)))]
         victim.write_bytes(damage(good[victim], rng))
-        _either_whole_or_not_there(lambda out=tmp_path / f"c{case}": import_owkin(challenge, out), tmp_path / f"c{case}")
+        _either_whole_or_not_there(
+            lambda out=tmp_path / f"c{case}": import_owkin(challenge, out), tmp_path / f"c{case}"
+        )
         victim.write_bytes(good[victim])
 
 
@@ -598,7 +623,9 @@ def test_damaged_tables_of_files(tmp_path):
     table = _files(tmp_path)
     write_volume(CT, table.parent / "ct2.nii.gz")
     write_volume(MASK, table.parent / "m2.nrrd")
-    table.write_text("patient_id,ct,ct_mask,age,treatment_start\na,ct.nrrd,m.nii.gz,60,2021-01-01\nb,ct2.nii.gz,m2.nrrd,61,2021-02-01\n")
+    table.write_text(
+        "patient_id,ct,ct_mask,age,treatment_start\na,ct.nrrd,m.nii.gz,60,2021-01-01\nb,ct2.nii.gz,m2.nrrd,61,2021-02-01\n"
+    )
     good = {f: f.read_bytes() for f in sorted(table.parent.iterdir())}
     for case in range(120 * FUZZ):
         rng = make_rng(case, "tables")
@@ -606,7 +633,10 @@ def test_damaged_tables_of_files(tmp_path):
         victim.write_bytes(damage(good[victim], rng))
         out = tmp_path / "out" / f"c{case}"
         out.parent.mkdir(exist_ok=True)
-        if _either_whole_or_not_there(lambda out=out: import_nifti(table, out, keep_ids=True), out) and "b" in load_cohort(out).ids:
+        if (
+            _either_whole_or_not_there(lambda out=out: import_nifti(table, out, keep_ids=True), out)
+            and "b" in load_cohort(out).ids
+        ):
             assert np.array_equal(load_cohort(out).image("b").array, CT.array)  # a check sum guards all of it
         victim.write_bytes(good[victim])
 

@@ -12,21 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import find_contours
 
-from nsclc_radiomics.core import GeometryError, MaskError, OptionError, Volume, grid_difference, make_rng, write_volume
-from nsclc_radiomics.image import read_ct, read_pet, write_dicom
-from nsclc_radiomics.mask import (
-    choose_label,
-    dice,
-    fit_mask,
-    jaccard,
-    list_rois,
-    rasterise,
-    read_mask,
-    read_rtstruct,
-    read_seg,
-    surface_distance,
-    write_seg,
-)
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import GeometryError, MaskError, OptionError
+from nsclc_radiomics.core.volume import Volume, grid_difference
+from nsclc_radiomics.core.volume_files import write_volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.mask import choose_label, fit_mask, read_mask
+from nsclc_radiomics.loading.pet import read_pet
+from nsclc_radiomics.loading.rtstruct import list_rois, rasterise, read_rtstruct
+from nsclc_radiomics.loading.seg import read_seg, write_seg
+from nsclc_radiomics.loading.write_dicom import write_series
+from nsclc_radiomics.segmentation.scores import dice, jaccard, surface_distance
 
 
 @pytest.fixture
@@ -44,7 +40,8 @@ def blob(image) -> Volume:
     return Volume(inside, image.spacing, image.origin, image.direction, "mask")
 
 
-# --- labels ------------------------------------------------------------------------------------------------------------------------------
+# --- labels -----------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -70,7 +67,9 @@ def test_labels_that_are_meant(tmp_path, blob, suffix, value, label):
     ],
 )
 def test_labels_that_are_not_guessed(tmp_path, blob, change, label, says):
-    path = write_volume(blob.with_array(change(blob.array.astype(np.float32)).astype(np.float32)), tmp_path / "mask.nrrd")
+    path = write_volume(
+        blob.with_array(change(blob.array.astype(np.float32)).astype(np.float32)), tmp_path / "mask.nrrd"
+    )
     with pytest.raises(MaskError) as error:
         read_mask(path, label=label)
     assert all(text in str(error.value) for text in [*says, "mask.nrrd"]), error.value
@@ -86,7 +85,8 @@ def test_missing_and_foreign_files(tmp_path):
         choose_label(np.ones(3, complex))
 
 
-# --- grids -------------------------------------------------------------------------------------------------------------------------------
+# --- grids ------------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 def test_another_grid_is_refused_with_numbers(tmp_path, image, blob):
@@ -139,20 +139,25 @@ def test_a_mask_smaller_than_a_voxel_is_said_to_vanish():
         fit_mask(Volume(array), Volume(np.zeros((4, 4, 4)), (5, 5, 5), (2, 2, 2)), resample=True)
 
 
-# --- contours ----------------------------------------------------------------------------------------------------------------------------
+# --- contours ---------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=12), st.integers(0, 2**31))
 def test_rasterise_is_even_odd(corners, seed):
-    "Against matplotlib's winding by subtracting triangles: a fan of triangles, combined by exclusive or, is the even-odd rule."
+    """Against matplotlib's winding by subtracting triangles: a fan of triangles, combined by exclusive or, is the
+    even-odd rule.
+    """
     corners = np.array(corners) + make_rng(seed).uniform(0.001, 0.3, (len(corners), 2))  # off the centres
     y, x = np.indices((12, 13))
     expected = np.zeros((12, 13), bool)
     for one, other in itertools.pairwise(corners):
         triangle = matplotlib.path.Path([corners[0], one, other, corners[0]], closed=True)
         expected ^= triangle.contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
-    assert (rasterise(corners, (12, 13)) != expected).sum() <= 1  # matplotlib may differ on a centre that is almost on a line
+    assert (
+        rasterise(corners, (12, 13)) != expected
+    ).sum() <= 1  # matplotlib may differ on a centre that is almost on a line
 
 
 @settings(max_examples=40, deadline=None)
@@ -161,7 +166,10 @@ def test_polygons_that_share_edges_share_no_voxel(seed, parts):
     "Corners on whole numbers, so that edges run through centres."
     cuts = np.unique(make_rng(seed).integers(0, 12, parts))
     edges = [0, *cuts[(cuts > 0) & (cuts < 12)], 12]
-    total = sum(rasterise(np.array([[a, 2], [b, 2], [b, 9], [a, 9]]), (12, 14)).astype(int) for a, b in itertools.pairwise(edges))
+    total = sum(
+        rasterise(np.array([[a, 2], [b, 2], [b, 9], [a, 9]]), (12, 14)).astype(int)
+        for a, b in itertools.pairwise(edges)
+    )
     np.testing.assert_array_equal(total, rasterise(np.array([[0, 2], [12, 2], [12, 9], [0, 9]]), (12, 14)))
     assert total.sum() == 12 * 7
     assert total[2:9, 0:12].all()  # a centre on a line is inside on the left and upper side
@@ -184,7 +192,9 @@ def test_contours_of_a_mask_give_the_mask_back(tmp_path, blob, seed):
 
 
 def square(x, y, z, half):
-    return np.array([[x - half, y - half, z], [x + half, y - half, z], [x + half, y + half, z], [x - half, y + half, z]])
+    return np.array(
+        [[x - half, y - half, z], [x + half, y - half, z], [x + half, y + half, z], [x - half, y + half, z]]
+    )
 
 
 @pytest.fixture
@@ -254,7 +264,7 @@ def test_points_enclose_nothing(tmp_path, image):
 
 
 def test_an_image_is_no_structure_set(tmp_path, image):
-    file = write_dicom(image, tmp_path / "ct")[0]
+    file = write_series(image, tmp_path / "ct")[0]
     with pytest.raises(MaskError, match="neither an RTSTRUCT nor a DICOM SEG, but CT Image Storage"):
         list_rois(file)
 
@@ -270,7 +280,8 @@ def test_reference_structures(reference):
     assert read_rtstruct(sarcoma / "PET" / "mask" / "RS.dcm", pet).array.sum() == 555
 
 
-# --- DICOM SEG ---------------------------------------------------------------------------------------------------------------------------
+# --- DICOM SEG --------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -279,7 +290,7 @@ def test_seg_there_and_back(tmp_path, image, blob, seed):
     matrix = np.linalg.qr(make_rng(seed, "axes").normal(size=(3, 3)))[0]
     matrix[:, 2] *= np.linalg.det(matrix)
     turned = Volume(image.array, image.spacing, image.origin, tuple(matrix.ravel()), "HU")
-    write_dicom(turned, tmp_path / "ct")
+    write_series(turned, tmp_path / "ct")
     ct = read_ct(tmp_path / "ct")
     mask = ct.with_array(blob.array, "mask")
     path = write_seg(mask, tmp_path / "ct", tmp_path / "seg.dcm", label="GTV-1", algorithm="net", version="2")
@@ -298,11 +309,13 @@ def test_seg_there_and_back(tmp_path, image, blob, seed):
 
 
 def test_seg_of_several_segments_and_fractions(tmp_path, image, blob):
-    files = write_dicom(image, tmp_path / "ct")
+    files = write_series(image, tmp_path / "ct")
     codes = pydicom.sr.codedict.codes.SCT
 
     def segment(number, label):
-        return highdicom.seg.SegmentDescription(number, label, codes.MorphologicallyAbnormalStructure, codes.Neoplasm, "MANUAL")
+        return highdicom.seg.SegmentDescription(
+            number, label, codes.MorphologicallyAbnormalStructure, codes.Neoplasm, "MANUAL"
+        )
 
     def write(name, array, kind):
         seg = highdicom.seg.Segmentation(
@@ -323,7 +336,10 @@ def test_seg_of_several_segments_and_fractions(tmp_path, image, blob):
         return tmp_path / name
 
     two = np.stack([blob.array, ~blob.array], axis=-1)
-    for path in (write("binary.dcm", two.astype(np.uint8), "BINARY"), write("labelmap.dcm", two.astype(np.uint8), "LABELMAP")):
+    for path in (
+        write("binary.dcm", two.astype(np.uint8), "BINARY"),
+        write("labelmap.dcm", two.astype(np.uint8), "LABELMAP"),
+    ):
         np.testing.assert_array_equal(read_seg(path, image, "part1").array, blob.array)
         np.testing.assert_array_equal(read_seg(path, image, "part2").array, ~blob.array)
         assert read_seg(path, image, "part", merge=True).array.all()
@@ -334,7 +350,7 @@ def test_seg_of_several_segments_and_fractions(tmp_path, image, blob):
 
 
 def test_seg_off_the_image(tmp_path, image, blob):
-    write_dicom(image, tmp_path / "ct")
+    write_series(image, tmp_path / "ct")
     path = write_seg(blob, tmp_path / "ct", tmp_path / "seg.dcm")
     moved = Volume(image.array, image.spacing, (-15.4, 20, -9))
     with pytest.raises(GeometryError, match="not on the image's grid"):
@@ -345,7 +361,8 @@ def test_seg_off_the_image(tmp_path, image, blob):
     assert not (tmp_path / "no.dcm").exists()
 
 
-# --- agreement ---------------------------------------------------------------------------------------------------------------------------
+# --- agreement --------------------------------------------------------------------------------------------------------
+# -------------------
 
 
 def test_scores_by_hand():

@@ -7,20 +7,23 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from nsclc_radiomics.core import DataError, LeakageError, OptionError, make_rng
-from nsclc_radiomics.evaluation import out_of_fold
-from nsclc_radiomics.models import (
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, LeakageError, OptionError
+from nsclc_radiomics.evaluation.protocol import out_of_fold
+from nsclc_radiomics.models.baselines import (
+    complete_rows,
+    hybrid_table,
+    make_model,
+    selected_features,
+    tuned_parameters,
+)
+from nsclc_radiomics.models.clinical import (
     COMPARATORS,
     MODELS,
     NETWORK_SCORE,
     REDUCTIONS,
     VOLUME_FEATURE,
     clinical_table,
-    complete_rows,
-    hybrid_table,
-    make_model,
-    selected_features,
-    tuned_parameters,
 )
 
 
@@ -29,7 +32,9 @@ def cohort(n=120, seed=0):
     rng = make_rng(seed, "models")
     index = pd.Index([f"P{i:03}" for i in range(n)], name="patient_id")
     y = pd.Series(rng.permutation(np.arange(n) % 2), index=index)
-    X = pd.DataFrame({VOLUME_FEATURE: np.exp(rng.normal(9, 1, n)), "texture": 1.2 * y + rng.normal(size=n)}, index=index)
+    X = pd.DataFrame(
+        {VOLUME_FEATURE: np.exp(rng.normal(9, 1, n)), "texture": 1.2 * y + rng.normal(size=n)}, index=index
+    )
     X = X.assign(copy=X["texture"] * 3, constant=1.0, **{f"noise_{k}": rng.normal(size=n) for k in range(12)})
     patients = pd.DataFrame({
         "patient_id": index, "pdl1_tps": np.clip(rng.normal(20 + 30 * y, 30), 0, 100), "tmb": rng.gamma(2, 4, n),
@@ -83,13 +88,18 @@ def test_a_leak_stops_every_model_with_radiomic_features():
 def test_unreliable_features_never_reach_a_classifier():
     X, y, *_ = cohort()
     icc = pd.Series(0.9, index=X.columns).where(~X.columns.isin(["texture", "copy"]), 0.5)
-    assert not {"texture", "copy"} & set(selected_features(make_model("logistic_regression", reliability=icc).fit(X, y)))
+    assert not {"texture", "copy"} & set(
+        selected_features(make_model("logistic_regression", reliability=icc).fit(X, y))
+    )
 
 
 def test_clinical_columns_as_they_come():
     _, y, patients, _ = cohort()
     table = clinical_table(patients)
-    assert table.columns.tolist() == ["pdl1_tps", "tmb", "ecog", "sex", "histology"] and (table.histology == "unknown").sum() == 15
+    assert (
+        table.columns.tolist() == ["pdl1_tps", "tmb", "ecog", "sex", "histology"]
+        and (table.histology == "unknown").sum() == 15
+    )
     model = make_model("clinical").fit(table[:80], y[:80])
     assert roc_auc_score(y[80:], model.predict_proba(table[80:])[:, 1]) > 0.55
     unseen = table[80:].assign(histology="never seen before")

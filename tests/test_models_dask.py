@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 
-from nsclc_radiomics.cnn import CNN3DClassifier
-from nsclc_radiomics.cohort import patient_folds
-from nsclc_radiomics.core import make_rng
-from nsclc_radiomics.evaluation import predict_sets
-from nsclc_radiomics.models import VOLUME_FEATURE, make_model
+from nsclc_radiomics.cohort.splits import patient_folds
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.evaluation.protocol import predict_sets
+from nsclc_radiomics.models.baselines import make_model
+from nsclc_radiomics.models.clinical import VOLUME_FEATURE
+from nsclc_radiomics.models.cnn import CNN3DClassifier
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
@@ -49,7 +50,10 @@ def check(model, X, y, split, folds, client):
 def test_tabular_models(name, cluster):
     y, split, folds = patients(60)
     rng = make_rng(1, "dask")
-    X = pd.DataFrame({f"f{k}": rng.normal(size=60) + y * (k < 2) for k in range(6)} | {VOLUME_FEATURE: rng.uniform(1, 9, 60)}, index=y.index)
+    X = pd.DataFrame(
+        {f"f{k}": rng.normal(size=60) + y * (k < 2) for k in range(6)} | {VOLUME_FEATURE: rng.uniform(1, 9, 60)},
+        index=y.index,
+    )
     check(make_model(name, seed=1, tune=False), X, y, split, folds, cluster)
 
 

@@ -6,11 +6,11 @@ import pytest
 from conftest import ROOT
 from nbdev.test import test_nb as run_notebook
 
-LIBRARY = sorted((ROOT / "nbs").glob("*.ipynb"))
+LIBRARY = [*sorted((ROOT / "nbs").glob("[0-9]*_*/[0-9]*.ipynb")), *sorted((ROOT / "nbs").glob("*.ipynb"))]
 run_notebook.__test__ = False
 
 
-@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.stem)
+@pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_the_asserts_of_a_library_notebook(notebook, monkeypatch):
     monkeypatch.setitem(os.environ, "IN_TEST", "1")
     passed, _ = run_notebook(notebook, basepath=ROOT)

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import nsclc_radiomics
-from nsclc_radiomics.docs import relative_links
+from nsclc_radiomics.paper.readme import relative_links
 
 MODULES = sorted(m.name for m in pkgutil.iter_modules(nsclc_radiomics.__path__) if not m.name.startswith("_"))
 SETTINGS = configparser.ConfigParser(delimiters=["="])
@@ -41,7 +41,18 @@ def test_every_module_imports(module):
 
 
 def test_every_module_imports_with_what_pip_installs_by_default():
-    optional = {"radiomics", "torch", "monai", "dask", "distributed", "idc_index", "papermill", "nbdev", "sphinx", "shap"}
+    optional = {
+        "radiomics",
+        "torch",
+        "monai",
+        "dask",
+        "distributed",
+        "idc_index",
+        "papermill",
+        "nbdev",
+        "sphinx",
+        "shap",
+    }
     lines = BLOCKED.format(blocked=optional) + "".join(f"import nsclc_radiomics.{m}\n" for m in MODULES)
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -49,7 +60,7 @@ def test_every_module_imports_with_what_pip_installs_by_default():
 
 def test_without_pyradiomics_the_error_gives_the_commands(sample, tmp_path):
     call = f"sys.argv[1:] = ['extract', {str(sample)!r}, '-o', {str(tmp_path / 'f.parquet')!r}]\n"
-    lines = BLOCKED.format(blocked={"radiomics"}) + call + "from nsclc_radiomics.cli import main; sys.exit(main())"
+    lines = BLOCKED.format(blocked={"radiomics"}) + call + "from nsclc_radiomics.cli.main import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "pip install --no-build-isolation pyradiomics==3.0.1" in done.stderr

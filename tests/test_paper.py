@@ -13,13 +13,18 @@ import pytest
 from conftest import ROOT
 from jupyter_client import BlockingKernelClient
 
-from nsclc_radiomics import paper
-from nsclc_radiomics.cohort import load_cohort, save_cohort
-from nsclc_radiomics.core import EVIDENCE, CohortError, OptionError, Run, RunError, read_json
-from nsclc_radiomics.outcomes import cohort_outcomes
-from nsclc_radiomics.paper import needed_by, normalise_notebook, paper_notebooks, run_paper
-from nsclc_radiomics.report import compare_runs, note_inputs
-from nsclc_radiomics.simulate import simulate_cohort
+from nsclc_radiomics.cohort.folder import load_cohort, save_cohort
+from nsclc_radiomics.core.errors import CohortError, OptionError, RunError
+from nsclc_radiomics.core.files import read_json
+from nsclc_radiomics.core.run import EVIDENCE, Run
+from nsclc_radiomics.outcomes.endpoints import cohort_outcomes
+from nsclc_radiomics.paper import chapters, schedule
+from nsclc_radiomics.paper.chapters import paper_notebooks, run_paper
+from nsclc_radiomics.paper.compare import compare_runs
+from nsclc_radiomics.paper.execution import normalise_notebook
+from nsclc_radiomics.paper.record import note_inputs
+from nsclc_radiomics.paper.schedule import needed_by
+from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 NAMES = [p.stem for p in paper_notebooks()]
 
@@ -64,14 +69,25 @@ def test_figures_come_with_their_data_and_origin(smoke):
 
 def test_tables_come_as_csv_and_markdown(smoke):
     folder = smoke[0].path / "tables"
-    for name in ("table1_challenges", "table2_dataset", "table3_features", "table5_performance", "table6_comparison", "arithmetic"):
+    for name in (
+        "table1_challenges",
+        "table2_dataset",
+        "table3_features",
+        "table5_performance",
+        "table6_comparison",
+        "arithmetic",
+    ):
         assert len(pd.read_csv(folder / f"{name}.csv")) >= 3
         assert "Evidence:" in (folder / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_provenance(smoke):
     found = read_json(smoke[0].path / "provenance.json")
-    assert found["parameters"]["profile"] == "smoke" and len(found["code"]["sha256"]) == 64 and found["packages"]["pyradiomics"] != "absent"
+    assert (
+        found["parameters"]["profile"] == "smoke"
+        and len(found["code"]["sha256"]) == 64
+        and found["packages"]["pyradiomics"] != "absent"
+    )
 
 
 def test_a_second_run_does_nothing_again(smoke):
@@ -86,7 +102,9 @@ def test_what_a_notebook_reads_from_another_is_made_before(name):
     text = "\n".join("".join(c["source"]) for c in read_json(ROOT / "nbs/paper" / f"{name}.ipynb")["cells"])
     read = set(re.findall(r"need\([^()]*\"(\d\d_\w+)\"\)", text))
     read |= set(re.findall(r"\"(\d\d_\w+)\"", _opening(name))) - {name}
-    assert read <= needed_by(name, NAMES), f"{name} reads what {read - needed_by(name, NAMES)} leave: name them in AFTER"
+    assert read <= needed_by(name, NAMES), (
+        f"{name} reads what {read - needed_by(name, NAMES)} leave: name them in AFTER"
+    )
 
 
 @pytest.fixture
@@ -94,11 +112,17 @@ def two_notebooks(tmp_path, monkeypatch):
     "A paper of a notebook that fails at once, one beside it that takes a second, and one after both."
     cells = {"10_bad": "raise ValueError('no such thing')", "20_slow": "import time; time.sleep(1)", "90_last": "1"}
     for name, source in cells.items():
-        parameters = nbformat.v4.new_code_cell("run, cohort, profile, seed = '', '', '', 0", metadata={"tags": ["parameters"]})
-        nbformat.write(nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb")
-    monkeypatch.setattr(paper, "paper_notebooks", lambda: [tmp_path / f"{name}.ipynb" for name in cells])
-    monkeypatch.setattr(paper, "AFTER", {"10_bad": (), "20_slow": ()})
-    monkeypatch.setattr(BlockingKernelClient, "execute", lambda *_, **__: None)  # of warm kernels: these notebooks need nothing imported
+        parameters = nbformat.v4.new_code_cell(
+            "run, cohort, profile, seed = '', '', '', 0", metadata={"tags": ["parameters"]}
+        )
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)]), tmp_path / f"{name}.ipynb"
+        )
+    monkeypatch.setattr(chapters, "paper_notebooks", lambda: [tmp_path / f"{name}.ipynb" for name in cells])
+    monkeypatch.setattr(schedule, "AFTER", {"10_bad": (), "20_slow": ()})
+    monkeypatch.setattr(
+        BlockingKernelClient, "execute", lambda *_, **__: None
+    )  # of warm kernels: these notebooks need nothing imported
     return tmp_path / "run"
 
 
@@ -133,10 +157,17 @@ def test_what_was_done_is_done_again_where_public_patients_come(two_notebooks, t
 
 
 def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
-    "Killed while the second notebook draws the patients: what was done is kept, and the end is as if nothing had happened."
+    """Killed while the second notebook draws the patients: what was done is kept, and the end is as if nothing had
+    happened.
+    """
     run = Run(tmp_path / "killed")
-    call = f"from nsclc_radiomics.paper import run_paper; run_paper({str(run.path)!r}, profile='smoke', only={NAMES[:2]!r})"
-    process = subprocess.Popen([sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    call = (
+        f"from nsclc_radiomics.paper import run_paper; run_paper({str(run.path)!r}, profile='smoke',"
+        f" only={NAMES[:2]!r})"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     for line in process.stdout:
         if line.startswith("[1/10]") and line.rstrip().endswith(" s") and "(" not in line:
             break
@@ -167,13 +198,19 @@ def test_what_is_committed_is_executed_normalised_and_whole(notebook):
     injected = [c for c in content["cells"] if c["id"] == "injected-parameters"]
     assert "".join(injected[0]["source"]).count('profile = "full"') == 1, "committed from a run that was not full"
     assert notebook.stat().st_size < 3_000_000
-    assert not any("def " in line[:4] for c in code for line in "".join(c["source"]).splitlines()), "logic belongs in the library"
+    assert not any("def " in line[:4] for c in code for line in "".join(c["source"]).splitlines()), (
+        "logic belongs in the library"
+    )
 
 
 def _opening(name: str) -> str:
     "The first code cell of a chapter after its parameters."
     cells = [c for c in read_json(ROOT / "nbs/paper" / f"{name}.ipynb")["cells"] if c["cell_type"] == "code"]
-    return "".join(next(c for c in cells if not {"parameters", "injected-parameters"} & set(c["metadata"].get("tags", [])))["source"])
+    return "".join(
+        next(c for c in cells if not {"parameters", "injected-parameters"} & set(c["metadata"].get("tags", [])))[
+            "source"
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -201,38 +238,68 @@ def test_results_of_other_patients_do_not_stay_in_a_run_folder(tmp_path):
     parameters = {"cohort": "", "profile": "smoke", "seed": 1}
     note_inputs(run, parameters, {"cohort": "abc"})
     run.record({"holdout.hybrid.auc": {"value": 0.9, "evidence": "simulated"}})
-    paper.note_run(run, "", "smoke", 1)  # the same patients, made by other code
+    chapters.note_run(run, "", "smoke", 1)  # the same patients, made by other code
     assert "holdout.hybrid.auc" in run.numbers()
-    paper.note_run(run, "", "smoke", 2)
+    chapters.note_run(run, "", "smoke", 2)
     assert not (run.path / "numbers.json").exists()
 
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory) -> tuple[Run, dict[str, str]]:
-    "Chapters on an own cohort: four responders in training, one patient without images, no external centre, no lesions, one centre, no clinic."
+    """Chapters on an own cohort: four responders in training, one patient without images, no external centre, no
+    lesions, one centre, no clinic.
+    """
     home = tmp_path_factory.mktemp("own")
     made = load_cohort(simulate_cohort(home / "cohort", patients=20, external=0, jobs=1, progress=False))
     outcomes = cohort_outcomes(made)
-    table = made.patients.assign(response=made.patients.patient_id.map(outcomes.response), has_pet=False, centre="A", split="train")
+    table = made.patients.assign(
+        response=made.patients.patient_id.map(outcomes.response), has_pet=False, centre="A", split="train"
+    )
     table = table[table.response.isin(["PR", "CR", "SD", "PD"])]
     responders = table.index[table.response.isin(["PR", "CR"])]
     table = table.drop(responders[4:])
     table.loc[table.index[table.response.isin(["SD", "PD"])][0], "has_ct"] = False
-    clinic = ["age", "sex", "smoking", "histology", "stage", "ecog", "pdl1_tps", "tmb", "albumin", "dnlr", "line_of_therapy", "time", "event"]
+    clinic = [
+        "age",
+        "sex",
+        "smoking",
+        "histology",
+        "stage",
+        "ecog",
+        "pdl1_tps",
+        "tmb",
+        "albumin",
+        "dnlr",
+        "line_of_therapy",
+        "time",
+        "event",
+    ]
     (made.path / "lesions.csv").unlink()
     meta = {"name": "own", "evidence": "simulated", "endpoint": "response"}
     save_cohort(made.path, meta, table.drop(columns=[c for c in clinic if c in table]))
-    run = run_paper(home / "run", str(made.path), profile="smoke", only=[n for n in NAMES if "20" <= n < "70"], say=lambda _: None)
+    run = run_paper(
+        home / "run", str(made.path), profile="smoke", only=[n for n in NAMES if "20" <= n < "70"], say=lambda _: None
+    )
     said = {}
     for name in [n for n in NAMES if "20" <= n < "70"]:
-        outputs = [o for c in read_json(run.path / "notebooks" / f"{name}.ipynb")["cells"] if c["cell_type"] == "code" for o in c["outputs"]]
-        said[name] = "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream" and o["name"] == "stdout")
+        outputs = [
+            o
+            for c in read_json(run.path / "notebooks" / f"{name}.ipynb")["cells"]
+            if c["cell_type"] == "code"
+            for o in c["outputs"]
+        ]
+        said[name] = "".join(
+            "".join(o["text"]) for o in outputs if o["output_type"] == "stream" and o["name"] == "stdout"
+        )
     return run, said
 
 
 def test_a_small_own_cohort_goes_through_the_chapters_and_says_what_it_cannot_show(awkward):
     run, said = awkward
-    assert "4 folds in place of 5: the smaller class has 4 patients" in said["35_network"] and "4 folds in place of 5" in said["40_performance"]
+    assert (
+        "4 folds in place of 5: the smaller class has 4 patients" in said["35_network"]
+        and "4 folds in place of 5" in said["40_performance"]
+    )
     assert "not shown: no patient of this cohort has a PET" in said["20_cohort"]
     assert "not shown: no clinical variables" in said["40_performance"]
     assert "not shown: no lesions.csv" in said["50_outcomes"] and "not shown: no follow-up times" in said["50_outcomes"]

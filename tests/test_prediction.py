@@ -16,29 +16,38 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nsclc_radiomics.cli import main
-from nsclc_radiomics.cohort import ENDPOINTS, PATIENT_COLUMNS, load_cohort
-from nsclc_radiomics.core import CohortError, DataError, GeometryError, MaskError, ModelError, OptionError, Run, Volume
-from nsclc_radiomics.core import read_json, write_json
-from nsclc_radiomics.dicomout import write_ct, write_rtstruct
-from nsclc_radiomics.image import write_dicom
-from nsclc_radiomics.mask import read_mask
-from nsclc_radiomics.prediction import case_cohort, feature_effects, predict_case, predict_cohort, write_report
-from nsclc_radiomics.signature import OUTCOME_WORDS, answer_words, load_signature, percent, predicted_words, train_signature, used_columns
-from nsclc_radiomics.simulate import simulate_cohort
-from nsclc_radiomics.views import axial_size, tumour_panels
+from nsclc_radiomics.cli.main import main
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.cohort.schema import ENDPOINTS, PATIENT_COLUMNS
+from nsclc_radiomics.core.errors import CohortError, DataError, GeometryError, MaskError, ModelError, OptionError
+from nsclc_radiomics.core.files import read_json, write_json
+from nsclc_radiomics.core.run import Run
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.loading.mask import read_mask
+from nsclc_radiomics.loading.views import axial_size, tumour_panels
+from nsclc_radiomics.loading.write_dicom import write_ct, write_rtstruct, write_series
+from nsclc_radiomics.signature.case import case_cohort
+from nsclc_radiomics.signature.page import feature_effects, predict_case, write_report
+from nsclc_radiomics.signature.predict import predict_cohort
+from nsclc_radiomics.signature.train import load_signature, train_signature, used_columns
+from nsclc_radiomics.signature.words import OUTCOME_WORDS, answer_words, percent, predicted_words
+from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 SURE = {"nested": [0.8, 0.7, 0.9]}
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
-    return simulate_cohort(tmp_path_factory.mktemp("prediction") / "cohort", patients=26, external=3, seed=4, jobs=1, progress=False)
+    return simulate_cohort(
+        tmp_path_factory.mktemp("prediction") / "cohort", patients=26, external=3, seed=4, jobs=1, progress=False
+    )
 
 
 def trained_as(patients, model):
     run = patients.with_name(model)
-    train_signature(load_cohort(patients), Run(run), settings="paper", model=model, refits=3, n_splits=2, jobs=1, progress=False)
+    train_signature(
+        load_cohort(patients), Run(run), settings="paper", model=model, refits=3, n_splits=2, jobs=1, progress=False
+    )
     return run
 
 
@@ -105,11 +114,16 @@ def test_the_group_is_named_by_the_endpoint(endpoint, likely, unlikely, volume, 
     signature = with_facts(load_signature(volume), endpoint=endpoint, auc=SURE | {"candidates": {}})
     for cut, group in ((0.001, likely), (0.999, unlikely)):
         found = predict_case(with_facts(signature, cut=cut), out=tmp_path / "p.csv", **case)
-        assert found.group.tolist() == [group] == pd.read_csv(tmp_path / "p.csv").group.tolist() and found.no_group.tolist() == [""]
+        assert found.group.tolist() == [group] == pd.read_csv(
+            tmp_path / "p.csv"
+        ).group.tolist() and found.no_group.tolist() == [""]
         text = text_of((tmp_path / "p.html").read_text(encoding="utf-8"))
         row = found.iloc[0]
         number = f"{percent(row.probability)} ({percent(row.low)} to {percent(row.high)})"
-        assert f"Probability of {OUTCOME_WORDS[endpoint].outcome}: {number} {group[0].upper()}{group[1:]}" in text.replace("&lt;", "<").replace("&gt;", ">")
+        assert (
+            f"Probability of {OUTCOME_WORDS[endpoint].outcome}: {number} {group[0].upper()}{group[1:]}"
+            in text.replace("&lt;", "<").replace("&gt;", ">")
+        )
         assert "risk" not in text
 
 
@@ -140,7 +154,9 @@ def test_no_group_is_said_as_large_as_the_number(change, said, volume, patients,
     run = tmp_path / "run"
     shutil.copytree(volume, run)
     write_json(run / "signature/signature.json", facts)
-    assert main(["predict", str(run), str(case["case"]), "--mask", str(case["mask"]), "-o", str(tmp_path / "p.csv")]) == 0
+    assert (
+        main(["predict", str(run), str(case["case"]), "--mask", str(case["mask"]), "-o", str(tmp_path / "p.csv")]) == 0
+    )
     out = capsys.readouterr().out
     assert said in out and "Probability of response to treatment (CR or PR): " in out and f"{who}: " in out
     row = pd.read_csv(tmp_path / "p.csv").iloc[0]
@@ -218,10 +234,17 @@ def test_what_is_imputed_is_said(clinical, patients, tmp_path, capsys):
 
 def test_another_models_number_is_not_given_where_it_knows_nothing(combined, clinical, patients, tmp_path):
     cohort, who, case = one_of(patients)
-    both = replace(load_signature(combined), models=load_signature(combined).models | {"clinical": load_signature(clinical).models["clinical"]})
+    both = replace(
+        load_signature(combined),
+        models=load_signature(combined).models | {"clinical": load_signature(clinical).models["clinical"]},
+    )
     both.facts["scales"]["clinical"] = (0.0, 1.0)
     found = predict_case(both, out=tmp_path / "p.csv", **case)
-    assert np.isnan(found.probability_clinical.iloc[0]) and found.probability_combined.notna().all() and found.imputed.iloc[0]
+    assert (
+        np.isnan(found.probability_clinical.iloc[0])
+        and found.probability_combined.notna().all()
+        and found.imputed.iloc[0]
+    )
     assert "none of its variables is known" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
@@ -247,7 +270,9 @@ def test_errors_and_words_of_the_signature_are_escaped(volume, patients, tmp_pat
     page = write_report(signature, one, predictions, table, tmp_path / "p.html").read_text(encoding="utf-8")
     assert "&lt;img src=x&gt;" in page and "&lt;i&gt;w" in page and "<img src" not in page
     predictions.loc[who, "error"] = "<u>e</u>"
-    assert "&lt;u&gt;e" in write_report(signature, one, predictions, table, tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "&lt;u&gt;e" in write_report(signature, one, predictions, table, tmp_path / "p.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_clinical_row_of_another_patient_is_refused(volume, patients, tmp_path):
@@ -255,7 +280,9 @@ def test_a_clinical_row_of_another_patient_is_refused(volume, patients, tmp_path
     folder = dicom_of(cohort, who, tmp_path / "scan", "DOE-1")
     (tmp_path / "c.csv").write_text("patient_id,age\nROE-2,61\n")
     with pytest.raises(CohortError, match="ROE-2.*DOE-1"):
-        predict_case(load_signature(volume), folder / "CT", tmp_path / "p.csv", mask=case["mask"], clinical=tmp_path / "c.csv")
+        predict_case(
+            load_signature(volume), folder / "CT", tmp_path / "p.csv", mask=case["mask"], clinical=tmp_path / "c.csv"
+        )
 
 
 def test_a_patient_left_out_of_a_folder_is_a_row_with_the_reason(volume, patients, tmp_path, capsys):
@@ -264,7 +291,12 @@ def test_a_patient_left_out_of_a_folder_is_a_row_with_the_reason(volume, patient
     dicom_of(cohort, cohort.ids[1], tmp_path / "scans/b", "ROE-2")
     assert main(["predict", str(volume), str(tmp_path / "scans"), "-o", str(tmp_path / "p.csv")]) == 2
     found = pd.read_csv(tmp_path / "p.csv", keep_default_na=False).set_index("patient_id")
-    assert found.index.tolist() == ["DOE-1", "ROE-2"] and found.error["ROE-2"] and not found.error["DOE-1"] and found.group["ROE-2"] == ""
+    assert (
+        found.index.tolist() == ["DOE-1", "ROE-2"]
+        and found.error["ROE-2"]
+        and not found.error["DOE-1"]
+        and found.group["ROE-2"] == ""
+    )
     assert "ROE-2" in capsys.readouterr().err and "Patient ROE-2" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
@@ -274,10 +306,12 @@ def test_a_ct_without_mask_names_both_ways_out(kind, volume, patients, tmp_path,
     path = case["case"]
     if kind == "dicom":
         path = tmp_path / "scan"
-        write_dicom(cohort.image(who), path, "CT")
+        write_series(cohort.image(who), path, "CT")
     assert main(["predict", str(volume), str(path), "-o", str(tmp_path / "p.csv")]) == 2
     said = capsys.readouterr().err
-    assert all(word in said for word in ("--mask", "--point", "mask=", "point=")) and len(said.strip().splitlines()) == 1
+    assert (
+        all(word in said for word in ("--mask", "--point", "mask=", "point=")) and len(said.strip().splitlines()) == 1
+    )
 
 
 def test_options_that_a_cohort_would_not_use_are_refused(volume, patients):
@@ -293,7 +327,12 @@ def test_options_that_a_cohort_would_not_use_are_refused(volume, patients):
 def ball(radius=15.0, spacing=(0.7, 0.7, 2.0)):
     z, y, x = np.ogrid[-14:15, -40:41, -40:41]
     dx, dy, dz = spacing
-    return Volume((dx * x) ** 2 + (dy * y) ** 2 + (dz * z) ** 2 <= radius**2, spacing, (-40 * dx, -40 * dy, 100 - 14 * dz), unit="mask")
+    return Volume(
+        (dx * x) ** 2 + (dy * y) ** 2 + (dz * z) ** 2 <= radius**2,
+        spacing,
+        (-40 * dx, -40 * dy, 100 - 14 * dz),
+        unit="mask",
+    )
 
 
 def stored_as(volume, axes):
@@ -310,7 +349,12 @@ def test_sides_sizes_and_places_do_not_depend_on_how_the_axes_run(axes):
     values[25:27, 34:47, 39:42] = 400  # and above
     image = mask.with_array(values, "HU")
     size, panels = axial_size(stored_as(mask, axes)), tumour_panels(stored_as(image, axes), stored_as(mask, axes))
-    assert abs(size.longest - 30) < 0.7 and abs(size.short - 30) < 0.7 and (size.slice, size.slices) == (14, 29) and abs(size.z - 100) < 1e-6
+    assert (
+        abs(size.longest - 30) < 0.7
+        and abs(size.short - 30) < 0.7
+        and (size.slice, size.slices) == (14, 29)
+        and abs(size.z - 100) < 1e-6
+    )
     near, coronal = (np.asarray(Image.open(io.BytesIO(base64.b64decode(panels[k].jpeg)))).astype(float) for k in (1, 3))
     n = len(near)
     assert panels[1].letters == ("R", "L", "A", "P") and panels[3].letters == ("R", "L", "H", "F")
@@ -334,10 +378,14 @@ def test_diameters_of_a_turned_box_and_of_two_pieces():
     box = (abs(c * x + s * y) <= 20) & (abs(c * y - s * x) <= 6)
     size = axial_size(Volume(np.repeat(box[None], 3, 0), (0.5, 0.5, 3.0)))
     assert abs(size.longest - np.hypot(40, 12)) < 0.5
-    assert abs(size.short - 12 / np.cos(np.arctan(12 / 40))) < 1.5  # across the middle, at a right angle to the diagonal
+    assert (
+        abs(size.short - 12 / np.cos(np.arctan(12 / 40))) < 1.5
+    )  # across the middle, at a right angle to the diagonal
     two = np.zeros((1, 40, 80), bool)
     two[0, 10:20, 5:15] = two[0, 10:20, 60:74] = True
-    assert abs(axial_size(Volume(two)).longest - np.hypot(13, 9)) < 1.5  # the larger piece, not the distance between the two
+    assert (
+        abs(axial_size(Volume(two)).longest - np.hypot(13, 9)) < 1.5
+    )  # the larger piece, not the distance between the two
     one = np.zeros((3, 3, 3), bool)
     one[1, 1, 1] = True
     assert axial_size(Volume(one, (0.8, 0.8, 2.0))).longest == pytest.approx(0.8)
@@ -377,7 +425,9 @@ def test_the_page_has_size_place_sides_and_window(volume, patients, tmp_path):
     assert f"Patient {who}" in text and f"<title>Prediction for patient {who}" in page
     assert f"Volume {millilitres:.1f} mL" in text and f"Longest axial diameter {size.longest:.0f} mm" in text
     assert f"{size.short:.0f} mm" in text and f"z = {size.z:.1f} mm; slice {size.slice + 1} of {size.slices}" in text
-    assert "Lung window: level -300 HU, width 1400 HU" in text and "Soft tissue window: level 40 HU, width 400 HU" in text
+    assert (
+        "Lung window: level -300 HU, width 1400 HU" in text and "Soft tissue window: level 40 HU, width 400 HU" in text
+    )
     assert page.count(">R</text>") == page.count(">L</text>") == 4 and page.count('<g class="bar">') == 4
     for svg in re.findall(r"<figure>.*?</figure>", page, re.S):
         places = {letter: float(x) for x, letter in re.findall(r'<text x="([\d.]+)"[^>]*>([RL])</text>', svg)}

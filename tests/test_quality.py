@@ -8,12 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import PATIENT_COLUMNS, Cohort, load_cohort, possible_folds, save_cohort
-from nsclc_radiomics.core import CohortError, DataError, Volume, content_hash, make_rng, write_volume
-from nsclc_radiomics.quality import LEVELS, Limits, check_cohort, measure, thumbnail
-from nsclc_radiomics.robustness import training_tumours
-from nsclc_radiomics.scope import cohort_scope, examples, known_outcomes, scope_table
-from nsclc_radiomics.views import mask_sizes, plot_contact_sheet
+from nsclc_radiomics.cohort.folder import Cohort, load_cohort, save_cohort
+from nsclc_radiomics.cohort.schema import PATIENT_COLUMNS
+from nsclc_radiomics.cohort.splits import possible_folds
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import CohortError, DataError
+from nsclc_radiomics.core.files import content_hash
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import write_volume
+from nsclc_radiomics.features.robustness import training_tumours
+from nsclc_radiomics.loading.quality import LEVELS, Limits, check_cohort, measure, thumbnail
+from nsclc_radiomics.loading.views import mask_sizes, plot_contact_sheet
+from nsclc_radiomics.paper.scope import cohort_scope, examples, known_outcomes, scope_table
 
 Z, Y, X = np.ogrid[-8:9, -12:13, -12:13]
 INSIDE = Z**2 + Y**2 + X**2 <= 7**2
@@ -30,10 +36,18 @@ def cohort_of(folder: Path, cases: dict[str, tuple[Volume, Volume]], modality: s
         write_volume(image, folder / f"images/{patient}/{modality}.nii.gz")
         write_volume(mask, folder / f"images/{patient}/{modality}_mask.nii.gz")
     table = pd.DataFrame(
-        {"patient_id": list(cases), "centre": "A", "split": "train", "has_ct": modality == "ct", "has_pet": modality == "pet"}
+        {
+            "patient_id": list(cases),
+            "centre": "A",
+            "split": "train",
+            "has_ct": modality == "ct",
+            "has_pet": modality == "pet",
+        }
     )
     save_cohort(
-        folder, {"name": "<made> & up", "evidence": "simulated", "endpoint": columns.pop("endpoint", "none")}, table.assign(**columns)
+        folder,
+        {"name": "<made> & up", "evidence": "simulated", "endpoint": columns.pop("endpoint", "none")},
+        table.assign(**columns),
     )
     return folder
 
@@ -50,15 +64,28 @@ FAULTS = {
     "constant": ((volume(LUNG * 0), GOOD[1]), "error", "intensity", "every voxel is 0"),
     "not_finite": ((volume(np.where(INSIDE, np.nan, LUNG)), GOOD[1]), "error", "file", "not finite"),
     "intercept": ((volume(noisy("b") + 1100), GOOD[1]), "warning", "intensity", "rescale intercept"),
-    "elsewhere": ((GOOD[0], volume(np.roll(INSIDE, 9, axis=2) & ~INSIDE)), "warning", "intensity", "does it lie on the tumour"),
+    "elsewhere": (
+        (GOOD[0], volume(np.roll(INSIDE, 9, axis=2) & ~INSIDE)),
+        "warning",
+        "intensity",
+        "does it lie on the tumour",
+    ),
     "padding": ((volume(np.where(Y < -10, -3024, noisy("c"))), GOOD[1]), "note", "intensity", "padding"),
     "metal": ((volume(np.where((Z == 0) & (Y == 11), 9000, noisy("d"))), GOOD[1]), "note", "intensity", "metal"),
-    "thick": ((volume(noisy("e"), spacing=(1, 1, 6)), volume(INSIDE, spacing=(1, 1, 6))), "warning", "thickness", "6 mm"),
+    "thick": (
+        (volume(noisy("e"), spacing=(1, 1, 6)), volume(INSIDE, spacing=(1, 1, 6))),
+        "warning",
+        "thickness",
+        "6 mm",
+    ),
     "small": ((volume(noisy("f")), volume(Z**2 + Y**2 + X**2 <= 4)), "warning", "mask", "ml"),
     "edge": ((volume(noisy("g")[:, 6:]), volume(INSIDE[:, 6:])), "warning", "mask", "edge"),
     "pieces": ((volume(noisy("h")), volume(INSIDE | (X == 12) & (Y == 0) & (Z == 0))), "note", "mask", "2 separate"),
     "flipped": (
-        (volume(noisy("i"), direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1)), volume(INSIDE, direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))),
+        (
+            volume(noisy("i"), direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1)),
+            volume(INSIDE, direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1)),
+        ),
         "note",
         "geometry",
         "RPS",
@@ -78,7 +105,11 @@ def test_each_fault_is_found_and_the_good_one_is_not(tmp_path, fault):
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [(np.where(INSIDE, 6e4, 1e3), "Bq/ml"), (np.where(INSIDE, 0.4, 0.2), "does it lie on"), (np.where(INSIDE, 6.0, -1.0), "negative")],
+    [
+        (np.where(INSIDE, 6e4, 1e3), "Bq/ml"),
+        (np.where(INSIDE, 0.4, 0.2), "does it lie on"),
+        (np.where(INSIDE, 6.0, -1.0), "negative"),
+    ],
 )
 def test_pet_that_is_no_suv(tmp_path, values, words):
     folder = cohort_of(tmp_path / "c", {"p": (volume(values.astype(np.float32), "SUVbw"), volume(INSIDE))}, "pet")
@@ -116,7 +147,11 @@ def test_what_holds_for_all_is_said_once(tmp_path):
     cases = {p: (volume(noisy(p), **grid), volume(INSIDE & (X < k), **grid)) for k, p in enumerate("abc", 5)}
     found = check_cohort(cohort_of(tmp_path / "c", cases))
     geometry = found[found.check == "geometry"]
-    assert len(geometry) == 1 and geometry.patient_id.iloc[0] == "" and geometry.finding.iloc[0].startswith("all patients: ")
+    assert (
+        len(geometry) == 1
+        and geometry.patient_id.iloc[0] == ""
+        and geometry.finding.iloc[0].startswith("all patients: ")
+    )
 
 
 def test_worst_first_and_independent_of_workers(tmp_path):
@@ -182,7 +217,9 @@ def test_thumbnail_shows_the_patient_upright():
     straight = thumbnail(volume(array), volume(mask))
     # The same patient with array axes (y, x, z) and the direction that says so.
     turned = {"direction": (0, 1, 0, 0, 0, 1, 1, 0, 0)}
-    other = thumbnail(volume(array.transpose(1, 2, 0).copy(), **turned), volume(mask.transpose(1, 2, 0).copy(), **turned))
+    other = thumbnail(
+        volume(array.transpose(1, 2, 0).copy(), **turned), volume(mask.transpose(1, 2, 0).copy(), **turned)
+    )
     assert straight == other
 
 
@@ -190,7 +227,11 @@ def test_measurements_of_an_oblique_grid():
     c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
     grid = {"direction": (c, -s, 0, s, c, 0, 0, 0, 1), "spacing": (1, 2, 3)}
     measured = measure(volume(LUNG, **grid), volume(INSIDE, **grid))
-    assert abs(measured["tilt_degrees"] - 20) < 1e-6 and measured["volume_ml"] == INSIDE.sum() * 6 / 1000 and measured["slice_mm"] == 3
+    assert (
+        abs(measured["tilt_degrees"] - 20) < 1e-6
+        and measured["volume_ml"] == INSIDE.sum() * 6 / 1000
+        and measured["slice_mm"] == 3
+    )
 
 
 def test_limits_can_be_set(tmp_path):
@@ -200,25 +241,64 @@ def test_limits_can_be_set(tmp_path):
 
 
 def tables_of(endpoint: str = "response", lesions: bool = False, **columns) -> Cohort:
-    "A cohort of tables alone, which has everything but lesions: ten training patients, four of a holdout, four of another centre."
+    """A cohort of tables alone, which has everything but lesions: ten training patients, four of a holdout, four of
+    another centre.
+    """
     known = {"age": 60.0, "pdl1_tps": 10.0, "time": 100.0, "event": True, "response": ["PR", "PD"] * 9}
-    table = pd.DataFrame({"patient_id": [f"p{k}" for k in range(18)], "centre": "A", "split": ["train"] * 10 + ["holdout"] * 4 + ["external"] * 4})
+    table = pd.DataFrame(
+        {
+            "patient_id": [f"p{k}" for k in range(18)],
+            "centre": "A",
+            "split": ["train"] * 10 + ["holdout"] * 4 + ["external"] * 4,
+        }
+    )
     table = table.assign(**{"has_ct": True, "has_pet": True, **known, **columns}).reindex(columns=list(PATIENT_COLUMNS))
     visits = pd.DataFrame({"patient_id": []}) if lesions else None
     return Cohort(Path("none"), {"name": "tables", "evidence": "real", "endpoint": endpoint}, table, visits)
 
 
 FEW = ["PR"] * 3 + ["PD"] * 7 + ["PR", "PD"] * 4
-AFTER_TRAINING = {"cost", "reduction", "training", "performance", "holdout", "external", "clinical", "markers", "groups", "maps"}
+AFTER_TRAINING = {
+    "cost",
+    "reduction",
+    "training",
+    "performance",
+    "holdout",
+    "external",
+    "clinical",
+    "markers",
+    "groups",
+    "maps",
+}
 LACKING = {
     "nothing": ({}, set(), ""),
-    "ct": ({"has_ct": False}, {"ct", "masks", "automatic", "features", "repeatability", "input"} | AFTER_TRAINING, "no patient has a CT"),
+    "ct": (
+        {"has_ct": False},
+        {"ct", "masks", "automatic", "features", "repeatability", "input"} | AFTER_TRAINING,
+        "no patient has a CT",
+    ),
     "pet": ({"has_pet": False}, {"pet"}, "no patient has a PET"),
-    "endpoint": ({"endpoint": "none"}, {"outcomes", "input", "response", "survival"} | AFTER_TRAINING, "no outcome is known"),
+    "endpoint": (
+        {"endpoint": "none"},
+        {"outcomes", "input", "response", "survival"} | AFTER_TRAINING,
+        "no outcome is known",
+    ),
     "a class": ({"response": "PR"}, AFTER_TRAINING, "one class only: all 10 training patients"),
-    "responders": ({"response": FEW}, AFTER_TRAINING, "fewer than 4 training patients with CT of a class: 3 of class 1, 7 of class 0"),
-    "new patients": ({"split": "train"}, {"automatic", "cost", "holdout", "external", "maps"}, "no holdout and no external patient"),
-    "training": ({"split": "holdout"}, {"repeatability"} | AFTER_TRAINING, "no training patients with CT with a known outcome"),
+    "responders": (
+        {"response": FEW},
+        AFTER_TRAINING,
+        "fewer than 4 training patients with CT of a class: 3 of class 1, 7 of class 0",
+    ),
+    "new patients": (
+        {"split": "train"},
+        {"automatic", "cost", "holdout", "external", "maps"},
+        "no holdout and no external patient",
+    ),
+    "training": (
+        {"split": "holdout"},
+        {"repeatability"} | AFTER_TRAINING,
+        "no training patients with CT with a known outcome",
+    ),
     "another centre": ({"split": ["train"] * 10 + ["holdout"] * 8}, {"external"}, "no external patients"),
     "follow-up": ({"time": None, "event": None}, {"survival", "groups"}, "no follow-up times"),
     "events": ({"event": False}, {"groups"}, "no progression or death"),
@@ -234,7 +314,12 @@ def test_what_a_cohort_can_show_and_what_is_missing(lacking):
     always = {"lesions", "worlds", "traits"}  # these tables have no lesions and are not simulated
     assert set(table.index[table.shown == "no"]) - always == absent
     assert not words or table.missing.str.contains(words, regex=False).any()
-    assert (table.missing.eq("") == table.shown.eq("yes")).all() and set(known_outcomes(cohort).columns) >= {"split", "label", "time", "event"}
+    assert (table.missing.eq("") == table.shown.eq("yes")).all() and set(known_outcomes(cohort).columns) >= {
+        "split",
+        "label",
+        "time",
+        "event",
+    }
 
 
 def test_scope_counts_the_ct_that_can_be_used():
@@ -266,12 +351,16 @@ def test_folds_follow_from_the_smaller_class():
 
 
 def test_the_report_says_what_the_chapters_can_show(tmp_path):
-    cases = {p: (volume(noisy(p)), volume(INSIDE & (X < k))) for k, p in enumerate("abc", 5)} | {"bad": FAULTS["empty"][0]}
+    cases = {p: (volume(noisy(p)), volume(INSIDE & (X < k))) for k, p in enumerate("abc", 5)} | {
+        "bad": FAULTS["empty"][0]
+    }
     folder = cohort_of(tmp_path / "c", cases, endpoint="response", response=["PR", "PD", "SD", "PD"])
     check_cohort(folder, chapters=scope_table)
     table = pd.read_csv(tmp_path / "c_quality/chapters.csv", keep_default_na=False)
     assert list(table.columns) == ["chapter", "part", "shown", "missing"]
-    assert table.missing.str.contains("fewer than 4 training patients with CT of a class: 1 of class 1, 2 of class 0").any()  # not the empty mask's
+    assert table.missing.str.contains(
+        "fewer than 4 training patients with CT of a class: 1 of class 1, 2 of class 0"
+    ).any()  # not the empty mask's
     assert "fewer than 4 training patients" in (tmp_path / "c_quality/quality.html").read_text()
 
 

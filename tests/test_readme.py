@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, all_commands
 
-from nsclc_radiomics.cli import build_parser
+from nsclc_radiomics.cli.main import build_parser
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = json.loads((ROOT / "nbs" / "own_cohort.ipynb").read_text(encoding="utf-8"))
@@ -21,9 +21,18 @@ PROSE = "\n\n".join("".join(c["source"]) for c in PAGE["cells"] if c["cell_type"
 
 # Lines whose work is too long for here: what make starts for them, and the test that does that work.
 LONG = {
-    "make paper PROFILE=smoke": ("paper --run runs/smoke --profile smoke", "test_paper.py::test_all_ten_notebooks_run_after_what_they_need_and_say_so"),
-    "make paper": ("paper --run runs/full --profile full", "test_paper.py::test_what_is_committed_is_executed_normalised_and_whole"),
-    "make test": ("-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests", "test_readme.py::test_make_starts_what_the_line_says"),
+    "make paper PROFILE=smoke": (
+        "paper --run runs/smoke --profile smoke",
+        "test_paper.py::test_all_ten_notebooks_run_after_what_they_need_and_say_so",
+    ),
+    "make paper": (
+        "paper --run runs/full --profile full",
+        "test_paper.py::test_what_is_committed_is_executed_normalised_and_whole",
+    ),
+    "make test": (
+        "-m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests",
+        "test_readme.py::test_make_starts_what_the_line_says",
+    ),
     "make paper COHORT=mycohort RUN=runs/mine": (
         "paper --run runs/mine --profile full --cohort mycohort",
         "test_paper.py::test_a_small_own_cohort_goes_through_the_chapters_and_says_what_it_cannot_show",
@@ -46,7 +55,13 @@ def without_comment(line: str) -> str:
     return re.split(r"\s+#\s", line)[0].strip()
 
 
-SHELL = [line for language, text in blocks(README) if language in ("sh", "bash", "shell", "console") for line in text.splitlines() if line.strip()]
+SHELL = [
+    line
+    for language, text in blocks(README)
+    if language in ("sh", "bash", "shell", "console")
+    for line in text.splitlines()
+    if line.strip()
+]
 PYTHON = [text for language, text in blocks(README) if language == "python"]
 OWN = indented(PROSE)
 
@@ -55,7 +70,9 @@ OWN = indented(PROSE)
 def clone(tmp_path_factory) -> Path:
     "The files that git tracks, in a folder of their own."
     folder = tmp_path_factory.mktemp("readme") / "clone"
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")[:-1]
     for name in names:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +88,9 @@ def places(clone, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
-    "Run a line as a user's shell would: this Python's commands on the path, an empty data cache, and what pip installs goes to a folder of its own."
+    """Run a line as a user's shell would: this Python's commands on the path, an empty data cache, and what pip
+    installs goes to a folder of its own.
+    """
     empty = tmp_path_factory.mktemp("empty")
     environment = {
         **os.environ,
@@ -84,7 +103,9 @@ def shell(tmp_path_factory):
     }
 
     def run(line: str, place: Path) -> subprocess.CompletedProcess:
-        return subprocess.run(["sh", "-c", line], cwd=place, env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            ["sh", "-c", line], cwd=place, env=environment, capture_output=True, text=True, timeout=600
+        )
 
     return run
 
@@ -92,20 +113,35 @@ def shell(tmp_path_factory):
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> bool:
     "Does pip reach a package index?"
-    line = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(tmp_path_factory.mktemp("probe")), "wheel"]
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(tmp_path_factory.mktemp("probe")),
+        "wheel",
+    ]
     return subprocess.run(line, capture_output=True).returncode == 0
 
 
 def test_there_is_something_to_execute():
     assert len(SHELL) >= 15 and len(PYTHON) == 1 and len(OWN) >= 4
-    assert {language for language, _ in blocks(README)} == {"sh", "python"}  # another one, or none, would be read by nobody
+    assert {language for language, _ in blocks(README)} == {
+        "sh",
+        "python",
+    }  # another one, or none, would be read by nobody
     assert not blocks(PROSE)  # the page prints its commands as indented lines
 
 
 @pytest.mark.parametrize("line", [*SHELL, *OWN])
 def test_every_line_is_executed_once(line):
     command = without_comment(line)
-    assert command.startswith(RUNS_HERE) != (command in LONG), f"{line!r}: executed by no test; run it here, or name in LONG the test that does"
+    assert command.startswith(RUNS_HERE) != (command in LONG), (
+        f"{line!r}: executed by no test; run it here, or name in LONG the test that does"
+    )
 
 
 @pytest.mark.parametrize("where, line", [("README", s) for s in SHELL] + [("own_cohort", s) for s in OWN])
@@ -149,7 +185,11 @@ def test_make_starts_what_the_line_says(line, clone):
     for command in ("python", "nsclc-radiomics"):
         (commands / command).write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
         (commands / command).chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if k not in ("VENV", "PROFILE", "RUN", "COHORT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("VENV", "PROFILE", "RUN", "COHORT", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
     done = subprocess.run(["sh", "-c", line], cwd=clone, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     started = done.stdout.splitlines()[-1]
@@ -161,7 +201,11 @@ def test_make_starts_what_the_line_says(line, clone):
 @pytest.mark.parametrize("text", [README, PROSE], ids=["README", "own_cohort"])
 def test_commands_and_options_in_sentences_exist(text):
     commands = all_commands()
-    spans = [span for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)) if span.startswith("nsclc-radiomics ")]
+    spans = [
+        span
+        for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+        if span.startswith("nsclc-radiomics ")
+    ]
     for span in spans:
         words = span.split()[1:]
         assert words[0].startswith(("-", "…")) or any(" ".join(words).startswith(name) for name in commands), span
@@ -183,4 +227,3 @@ def test_help_says_every_default_and_shows_no_example_that_nobody_runs(name):
         assert action.help or not action.option_strings, f"{name} {action.option_strings}: no help"
         if "--jobs" in action.option_strings:
             assert action.default is None and "one per core" in action.help
-

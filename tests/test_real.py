@@ -11,11 +11,23 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from nsclc_radiomics import real
-from nsclc_radiomics.contours import one_click
-from nsclc_radiomics.core import DataError, make_rng
-from nsclc_radiomics.evaluation import auc_interval
-from nsclc_radiomics.outcomes import cohort_outcomes
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError
+from nsclc_radiomics.core.files import shipped_yaml
+from nsclc_radiomics.evaluation.mask_cost import one_click
+from nsclc_radiomics.evaluation.metrics import auc_interval
+from nsclc_radiomics.outcomes.endpoints import cohort_outcomes
+from nsclc_radiomics.paper.real_cohorts import (
+    SOURCES,
+    auc_by_diameter,
+    auc_table,
+    ct_cohort,
+    icb_cohort,
+    network_and_hybrid,
+    read_two_hospitals,
+    real_folder,
+    shuffled_features,
+)
 
 
 @pytest.fixture
@@ -31,8 +43,13 @@ def served(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "web"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = hashlib.sha256((tmp_path / "web/a b.csv").read_bytes()).hexdigest()
-    facts = {"folder": "toy", "licence": "free", "url": f"http://127.0.0.1:{server.server_port}/", "files": {"sub/a.csv": {"path": "a%20b.csv", "sha256": digest}}}
-    monkeypatch.setattr(real, "shipped_yaml", lambda name: {"toy": facts})
+    facts = {
+        "folder": "toy",
+        "licence": "free",
+        "url": f"http://127.0.0.1:{server.server_port}/",
+        "files": {"sub/a.csv": {"path": "a%20b.csv", "sha256": digest}},
+    }
+    monkeypatch.setattr("nsclc_radiomics.paper.real_cohorts.shipped_yaml", lambda name: {"toy": facts})
     monkeypatch.setenv("NSCLC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "absent"))
     yield facts
@@ -42,34 +59,34 @@ def served(tmp_path, monkeypatch):
 
 def test_a_source_is_downloaded_once(served, tmp_path):
     with pytest.raises(DataError, match="not on this machine"):
-        real.real_folder("toy")
-    folder = real.real_folder("toy", download=True)
+        real_folder("toy")
+    folder = real_folder("toy", download=True)
     assert (folder / "sub/a.csv").read_text() == "x\n1\n"
     (tmp_path / "web/a b.csv").unlink()
-    assert real.real_folder("toy") == folder
+    assert real_folder("toy") == folder
 
 
 def test_another_content_is_refused(served, tmp_path):
     (tmp_path / "web/a b.csv").write_text("x\n2\n")
     with pytest.raises(DataError, match="could not be had"):
-        real.real_folder("toy", download=True)
+        real_folder("toy", download=True)
     assert not list((tmp_path / "cache").rglob("a.csv"))
 
 
 def test_no_such_page_says_how_to_get_it(served, tmp_path):
     (tmp_path / "web/a b.csv").unlink()
     with pytest.raises(DataError, match="Set NSCLC_REFERENCE"):
-        real.real_folder("toy", download=True)
+        real_folder("toy", download=True)
 
 
 def test_every_file_of_the_catalogue_has_its_checksum(reference):
-    for facts in real.shipped_yaml(real.SOURCES).values():
+    for facts in shipped_yaml(SOURCES).values():
         for name, entry in list(facts["files"].items())[:12]:
             assert hashlib.sha256((reference / facts["folder"] / name).read_bytes()).hexdigest() == entry["sha256"]
 
 
 def test_published_scores_give_the_published_auc(reference):
-    features, facts = real.read_two_hospitals(reference / "lung1")
+    features, facts = read_two_hospitals(reference / "lung1")
     for centre, n, auc in (("Lung1", 211, 0.702), ("Radboud", 104, 0.698)):
         part = facts[facts.centre == centre]
         assert len(part) == n and round(auc_interval(part.y, part.network)[0], 3) == auc
@@ -78,26 +95,28 @@ def test_published_scores_give_the_published_auc(reference):
 
 
 def test_immunotherapy_patients(reference, tmp_path):
-    cohort = real.icb_cohort(reference / "msk_mind", tmp_path / "icb")
+    cohort = icb_cohort(reference / "msk_mind", tmp_path / "icb")
     outcomes = cohort_outcomes(cohort)
     assert len(cohort.ids) == 246 and int(outcomes.label.sum()) == 61
     known = outcomes.label.notna() & cohort.patients.set_index("patient_id").pdl1_tps.notna()
     pdl1 = cohort.patients.set_index("patient_id").pdl1_tps[known]
     assert round(auc_interval(outcomes.label[known].astype(int), pdl1)[0], 3) == 0.738
-    assert real.icb_cohort(reference / "msk_mind", tmp_path / "icb").ids == cohort.ids  # read again, not made again
+    assert icb_cohort(reference / "msk_mind", tmp_path / "icb").ids == cohort.ids  # read again, not made again
 
 
 def test_a_few_real_cts(reference, tmp_path):
-    cohort = real.ct_cohort(reference / "owkin/x_train", tmp_path / "ct", patients=3)
+    cohort = ct_cohort(reference / "owkin/x_train", tmp_path / "ct", patients=3)
     assert cohort.patients.centre.value_counts().max() <= 3 and cohort.patients.centre.nunique() == 2
     scores = one_click(cohort, tmp_path / "click", jobs=1)
     assert scores.index.tolist() == cohort.ids and scores.dice.between(0, 1).all()
-    shuffled = real.shuffled_features(cohort, "paper")
-    from nsclc_radiomics.features import extract_cohort
+    shuffled = shuffled_features(cohort, "paper")
+    from nsclc_radiomics.features.extraction import extract_cohort
 
     plain = extract_cohort(cohort, tmp_path / "f.parquet", settings="paper", jobs=1, progress=False)
     same = [c for c in plain if "_shape_" in c]
-    assert np.allclose(plain[same], shuffled[same]) and not np.allclose(plain["original_glcm_Correlation"], shuffled["original_glcm_Correlation"])
+    assert np.allclose(plain[same], shuffled[same]) and not np.allclose(
+        plain["original_glcm_Correlation"], shuffled["original_glcm_Correlation"]
+    )
 
 
 class OnPatches(ClassifierMixin, BaseEstimator):
@@ -118,7 +137,11 @@ def two_hospitals():
     rng = make_rng(4, "hospitals")
     ids = pd.Index([f"p{k:02d}" for k in range(60)], name="patient_id")
     y = pd.Series(rng.integers(0, 2, 60), ids)
-    features = pd.DataFrame(rng.normal(size=(60, 3)) + y.to_numpy()[:, None], ids, ["original_glcm_A", "original_glcm_B", "original_shape_MeshVolume"])
+    features = pd.DataFrame(
+        rng.normal(size=(60, 3)) + y.to_numpy()[:, None],
+        ids,
+        ["original_glcm_A", "original_glcm_B", "original_shape_MeshVolume"],
+    )
     patches = pd.DataFrame({"crop": [p + label for p, label in zip(rng.normal(size=(60, 1, 2, 2, 2)), y)]}, ids)
     clinical = pd.DataFrame({"age": rng.normal(65, 8, 60) + 4 * y}, ids)
     return patches, features, clinical, y, pd.Series(np.repeat(["A", "B"], 30), ids)
@@ -127,22 +150,22 @@ def two_hospitals():
 def test_labels_of_the_hospital_that_is_left_out_change_nothing(two_hospitals):
     *tables, y, centre = two_hospitals
     other = y.where(centre == "A", 1 - y)
-    found = [real.network_and_hybrid(OnPatches(), *tables, labels, centre, n_splits=3) for labels in (y, other)]
+    found = [network_and_hybrid(OnPatches(), *tables, labels, centre, n_splits=3) for labels in (y, other)]
     at_b = [p[p["set"].str.endswith("at B")] for p in found]
     assert at_b[0].model.unique().tolist() == ["3D-CNN", "hybrid"] and len(at_b[0]) == 60
     assert at_b[0].probability.equals(at_b[1].probability) and not at_b[0].y.equals(at_b[1].y)
-    aucs = real.auc_table(found[0])
+    aucs = auc_table(found[0])
     assert (aucs.value > 0.7).all()  # and there is something to find
 
 
 def test_fits_side_by_side_give_the_same(two_hospitals):
     *tables, y, centre = two_hospitals
-    one, two = (real.network_and_hybrid(OnPatches(), *tables, y, centre, n_splits=3, jobs=jobs) for jobs in (1, 2))
+    one, two = (network_and_hybrid(OnPatches(), *tables, y, centre, n_splits=3, jobs=jobs) for jobs in (1, 2))
     pd.testing.assert_frame_equal(one, two)
 
 
 def test_large_tumours_are_counted_apart(two_hospitals):
     *_, y, centre = two_hospitals
     rows = pd.DataFrame({"model": "m", "set": "x", "y": y, "probability": y * 0.5}, y.index)
-    found = real.auc_by_diameter(rows, pd.Series(np.tile([36.0, 36.1, 100.0], 20), y.index))
+    found = auc_by_diameter(rows, pd.Series(np.tile([36.0, 36.1, 100.0], 20), y.index))
     assert found.n.tolist() == [20, 20, 20] and (found.value == 1).all() and found.set.tolist()[0] == "up to 36 mm"

@@ -6,23 +6,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.cli import main
-from nsclc_radiomics.core import Run, read_json, write_json
-from nsclc_radiomics.report import TOLERANCES, _same_text, compare_runs, note_inputs, save_figure, save_table, write_provenance
+from nsclc_radiomics.cli.main import main
+from nsclc_radiomics.core.files import read_json, write_json
+from nsclc_radiomics.core.run import Run
+from nsclc_radiomics.paper.compare import TOLERANCES, _same_text, compare_runs
+from nsclc_radiomics.paper.provenance import write_provenance
+from nsclc_radiomics.paper.record import note_inputs, save_figure, save_table
 
 
-def make(folder, auc: float = 0.81, count: int = 13, shown: str = "0.81 (0.75 to 0.87)", network: float | None = None, by: str = "3D-CNN", rows: int = 2) -> Run:
+def make(
+    folder,
+    auc: float = 0.81,
+    count: int = 13,
+    shown: str = "0.81 (0.75 to 0.87)",
+    network: float | None = None,
+    by: str = "3D-CNN",
+    rows: int = 2,
+) -> Run:
     "A small run; with the AUC of a network, that and a table of calls by a model."
     run = Run(folder)
     note_inputs(run, {"profile": "smoke", "seed": 1, "cohort": ""}, {"cohort": "abc"})
     run.record({"holdout.random_forest.auc": {"value": auc, "evidence": "simulated"}})
-    save_table(run, "counts", pd.DataFrame({"centre": ["A"], "patients": [count], "AUC": [shown]}), "simulated", "Patients <by> centre.")
+    save_table(
+        run,
+        "counts",
+        pd.DataFrame({"centre": ["A"], "patients": [count], "AUC": [shown]}),
+        "simulated",
+        "Patients <by> centre.",
+    )
     fig, ax = plt.subplots(figsize=(1, 1))
     ax.plot([0, 1])
     save_figure(run, "line", fig, pd.DataFrame({"x": [auc]}), "simulated", "A line.", inputs={"ct": "def"})
     if network:
-        run.record({"holdout.3d_cnn.auc": {"value": network, "low": network - 0.06, "high": network + 0.06, "evidence": "simulated"}})
-        save_table(run, "calls", pd.DataFrame({"model": [by] * rows, "probability": network, "call": network > 0.81}), "simulated", "Calls.")
+        run.record(
+            {
+                "holdout.3d_cnn.auc": {
+                    "value": network,
+                    "low": network - 0.06,
+                    "high": network + 0.06,
+                    "evidence": "simulated",
+                }
+            }
+        )
+        save_table(
+            run,
+            "calls",
+            pd.DataFrame({"model": [by] * rows, "probability": network, "call": network > 0.81}),
+            "simulated",
+            "Calls.",
+        )
     return run
 
 
@@ -37,14 +69,19 @@ def test_equal_runs_agree_and_any_change_is_named(tmp_path):
 
 def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
     a = make(tmp_path / "a")
-    near, far = make(tmp_path / "b", auc=0.81 * (1 + 1e-9), shown="0.81 (0.75 to 0.88)"), make(tmp_path / "c", auc=0.811)
+    near, far = (
+        make(tmp_path / "b", auc=0.81 * (1 + 1e-9), shown="0.81 (0.75 to 0.88)"),
+        make(tmp_path / "c", auc=0.811),
+    )
     assert compare_runs(a, near) != [] and compare_runs(a, near, tolerance=None) == []
     assert len(compare_runs(a, far, tolerance=None)) == 2
     assert compare_runs(a, make(tmp_path / "d", count=14), tolerance=None) != []
 
 
 def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_words(tmp_path):
-    "As another seed would: the same rows with other numbers; but never with other words, another count of rows, or far away."
+    """As another seed would: the same rows with other numbers; but never with other words, another count of rows, or
+    far away.
+    """
     a, b = make(tmp_path / "a", network=0.80), make(tmp_path / "b", network=0.85)
     c, d = make(tmp_path / "c", network=0.85, by="Random Forest"), make(tmp_path / "d", network=0.95, rows=3)
     assert len(compare_runs(a, b)) == 2 and compare_runs(a, b, tolerance=None) == []
@@ -83,7 +120,10 @@ def test_a_run_without_public_patients_is_weighed_by_the_rest(tmp_path, capsys):
     assert main(["verify", made_by(a, "one"), made_by(b, "one", public="9f2c"), "--numbers"]) == 0
     assert "2 numbers not compared" in capsys.readouterr().out
     assert main(["verify", made_by(a, "one"), made_by(b, "one"), "--numbers"]) == 1
-    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == {"claims.not_testable_here", "real.ct.volume.auc"}
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()} == {
+        "claims.not_testable_here",
+        "real.ct.volume.auc",
+    }
     b.record({"holdout.random_forest.auc": {"value": 0.82, "evidence": "simulated"}})
     assert main(["verify", made_by(a, "one"), made_by(b, "one", public="9f2c"), "--numbers"]) == 1
     assert "holdout.random_forest.auc is" in capsys.readouterr().out
@@ -92,9 +132,18 @@ def test_a_run_without_public_patients_is_weighed_by_the_rest(tmp_path, capsys):
 def test_every_picture_and_table_says_what_it_is_made_from(tmp_path):
     run = make(tmp_path / "a")
     origin = read_json(run.path / "figures/line.json")
-    assert origin["inputs"] == {"cohort": "abc", "ct": "def"} and origin["parameters"]["seed"] == 1 and origin["alt"] == "A line."
+    assert (
+        origin["inputs"] == {"cohort": "abc", "ct": "def"}
+        and origin["parameters"]["seed"] == 1
+        and origin["alt"] == "A line."
+    )
     shown = save_table(run, "more", pd.DataFrame({"a": ["<b>"]}), "real", "x < y")._repr_html_()
-    assert "&lt;b&gt;" in shown and "x &lt; y" in shown and '<a href="../tables/more.json">' in shown and "Evidence: real." in shown
+    assert (
+        "&lt;b&gt;" in shown
+        and "x &lt; y" in shown
+        and '<a href="../tables/more.json">' in shown
+        and "Evidence: real." in shown
+    )
 
 
 def test_provenance_names_what_the_results_rest_on(tmp_path):

@@ -11,27 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.core import OptionError, ResponseError, read_json
-from nsclc_radiomics.response import (
-    NON,
-    Rules,
-    best_overall_response,
-    durable_benefit,
-    irecist,
-    irecist_overall,
-    lesions_from_sdtm,
-    overall_response,
-    plot_spider,
-    plot_swimmer,
-    plot_waterfall,
-    proportion,
-    read_lesions,
-    reported_responses,
-    respond_file,
-    response_rates,
-    responses,
-    select_targets,
-)
+from nsclc_radiomics.core.errors import OptionError, ResponseError
+from nsclc_radiomics.core.files import read_json
+from nsclc_radiomics.outcomes.irecist import irecist
+from nsclc_radiomics.outcomes.irecist_visits import irecist_overall
+from nsclc_radiomics.outcomes.lesions import select_targets
+from nsclc_radiomics.outcomes.pictures import plot_spider, plot_swimmer, plot_waterfall
+from nsclc_radiomics.outcomes.rates import durable_benefit, proportion, response_rates
+from nsclc_radiomics.outcomes.recist import NON, Rules, best_overall_response, overall_response
+from nsclc_radiomics.outcomes.responses import responses
+from nsclc_radiomics.outcomes.tables import lesions_from_sdtm, read_lesions, reported_responses, respond_file
 
 START = pd.Timestamp("2024-01-01")
 
@@ -42,11 +31,15 @@ def table(rows: list[tuple], patient: str = "P") -> pd.DataFrame:
     for week, lesion, role, mm, status, *rest in rows:
         organ, node = (*rest, "", False)[:2] if len(rest) < 2 else rest
         out.append((patient, START + pd.Timedelta(weeks=week), lesion, role, organ, node, mm, status))
-    return pd.DataFrame(out, columns=["patient_id", "visit_date", "lesion_id", "role", "organ", "is_node", "diameter_mm", "status"])
+    return pd.DataFrame(
+        out, columns=["patient_id", "visit_date", "lesion_id", "role", "organ", "is_node", "diameter_mm", "status"]
+    )
 
 
 def course(sums: list[float | None], patient: str = "P") -> pd.DataFrame:
-    return table([(8 * i, "T1", "target", mm, "not_evaluable" if mm is None else "") for i, mm in enumerate(sums)], patient)
+    return table(
+        [(8 * i, "T1", "target", mm, "not_evaluable" if mm is None else "") for i, mm in enumerate(sums)], patient
+    )
 
 
 def codes(lesions: pd.DataFrame, **options) -> list[str]:
@@ -83,7 +76,9 @@ def test_published_tables_of_the_reference(reference):
         others = names.get(row["nontarget"], [row["nontarget"]])
         targets, others = (anything[k] if v == ["Any"] else v for k, v in (("target", targets), ("nontarget", others)))
         for target, other, new in itertools.product(targets, others, row["new_lesion"].split(" or ")):
-            assert overall_response(target, other, new) == ("NON-CR/NON-PD" if row["overall"] == "Non-CR/Non-PD" else row["overall"]), row
+            assert overall_response(target, other, new) == (
+                "NON-CR/NON-PD" if row["overall"] == "Non-CR/Non-PD" else row["overall"]
+            ), row
 
 
 def test_codes_that_are_not_known_are_refused():
@@ -141,11 +136,15 @@ def test_confirmation_in_longer_courses(visits, changes, expected):
 def test_best_response_of_other_systems_cases(reference):
     checked = 0
     for case in read_json(reference / "recist" / "admiralonco_bor.json")["cases"]:
-        progressed = {r["USUBJID"]: r["ADT"] for r in (case["source_datasets"] or {}).get("adrs_pd", []) if r["PARAMCD"] == "PD"}
+        progressed = {
+            r["USUBJID"]: r["ADT"] for r in (case["source_datasets"] or {}).get("adrs_pd", []) if r["PARAMCD"] == "PD"
+        }
         expected = {r["USUBJID"]: (r["ADT"], r["AVALC"]) for r in case["expected"]}
         for patient in case["adsl"]:
             mine = patient["USUBJID"]
-            visits = sorted((r["ADT"], r["AVALC"]) for r in case["input"] if r["USUBJID"] == mine and r["PARAMCD"] == "OVR")
+            visits = sorted(
+                (r["ADT"], r["AVALC"]) for r in case["input"] if r["USUBJID"] == mine and r["PARAMCD"] == "OVR"
+            )
             rules = Rules(min_sd_days=case["params"]["ref_start_window"])
             found = best_overall_response(visits, patient["TRTSDT"], rules=rules, progression=progressed.get(mine))
             assert (found.date, found.response) == expected[mine], (mine, visits)
@@ -167,8 +166,20 @@ def test_sequences_that_cannot_be_used_are_refused():
 # Seymour 2017, Table 3: every combination that its eight examples allow.
 EXAMPLES = {
     "iCR": [["iCR"], ["iCR", "iPR", "iUPD", "NE"], ["iCR", "iPR", "iUPD", "NE"], ["iUPD"], ["iCPD"]],
-    "iCR 2": [["iUPD"], ["iPR", "iSD", "NE"], ["iCR"], ["iCR", "iUPD", "NE"], ["iCR", "iPR", "iSD", "iUPD", "iCPD", "NE"]],
-    "iPR": [["iUPD"], ["iPR"], ["iPR", "iSD", "iUPD", "NE"], ["iPR", "iSD", "iUPD", "NE", "iCPD"], ["iPR", "iSD", "iUPD", "NE", "iCPD"]],
+    "iCR 2": [
+        ["iUPD"],
+        ["iPR", "iSD", "NE"],
+        ["iCR"],
+        ["iCR", "iUPD", "NE"],
+        ["iCR", "iPR", "iSD", "iUPD", "iCPD", "NE"],
+    ],
+    "iPR": [
+        ["iUPD"],
+        ["iPR"],
+        ["iPR", "iSD", "iUPD", "NE"],
+        ["iPR", "iSD", "iUPD", "NE", "iCPD"],
+        ["iPR", "iSD", "iUPD", "NE", "iCPD"],
+    ],
     "iPR 4": [["iUPD"], ["iSD", "NE"], ["iPR"], ["iPR", "iSD", "iUPD", "NE"], ["iPR", "iSD", "iUPD", "iCPD", "NE"]],
     "iSD": [["iUPD"], ["iSD"], ["iSD", "iUPD", "NE"], ["iSD", "iUPD", "iCPD", "NE"], ["iSD", "iUPD", "iCPD", "NE"]],
     "iCPD": [["iUPD"], ["iCPD"], ["iCR", "iSD", "NE"], ["iUPD", "iPR"], ["iCPD", "iSD"]],
@@ -198,7 +209,8 @@ def test_irecist_confirmed_best_response():
     assert irecist(once, confirmed=True).response == "iSD" and irecist(twice, confirmed=True).response == "iPR"
 
 
-# Seymour 2017, Table 2: (target, non-target, new lesion), response without an earlier iUPD, and with one (as bad, worse).
+# Seymour 2017, Table 2: (target, non-target, new lesion), response without an earlier iUPD, and with one (as bad,
+# worse).
 @pytest.mark.parametrize(("state", "first", "pending", "worse"), [
     (("CR", "CR", False), "iCR", "iCR", "iCPD"), (("CR", NON, False), "iPR", "iPR", "iCPD"), (("PR", NON, False), "iPR", "iPR", "iCPD"),
     (("SD", NON, False), "iSD", "iSD", "iCPD"), (("SD", "PD", False), "iUPD", "iUPD", "iCPD"), (("PR", "PD", False), "iUPD", "iUPD", "iCPD"),
@@ -212,7 +224,8 @@ def test_irecist_at_a_visit_table_2(state, first, pending, worse):
     assert irecist_overall(*state, pending=True, worse=True) == worse
 
 
-# From millimetres to iRECIST. Each row: target sums, then {visit: [(lesion, mm, status)]} of new and non-target lesions.
+# From millimetres to iRECIST. Each row: target sums, then {visit: [(lesion, mm, status)]} of new and non-target
+# lesions.
 def icodes(sums, extra=(), weeks=8, **options):
     rows = [(weeks * i, "T1", "target", mm, "not_evaluable" if mm is None else "") for i, mm in enumerate(sums)]
     rows += [(weeks * i, lesion, role, mm, status) for i, lesion, role, mm, status in extra]
@@ -240,7 +253,10 @@ def test_irecist_new_lesions():
     assert icodes([50, 48, 47], [*seen, (2, "N1", "new", 17, "")]) == ["iUPD", "iCPD"]
     assert icodes([50, 48, 47], [*seen, (2, "N1", "new", 16.9, "")]) == ["iUPD", "iUPD"]
     assert icodes([50, 48, 47], [*seen, (2, "N1", "new", 12, ""), (2, "N2", "new", 10, "")]) == ["iUPD", "iCPD"]
-    assert icodes([50, 48, 47], [(1, "N1", "new", None, "present"), (2, "N1", "new", None, "increased")]) == ["iUPD", "iCPD"]
+    assert icodes([50, 48, 47], [(1, "N1", "new", None, "present"), (2, "N1", "new", None, "increased")]) == [
+        "iUPD",
+        "iCPD",
+    ]
     assert icodes([50, 48, 47], [*seen, (2, "N1", "new", None, "absent")]) == ["iUPD", "iSD"]
     assert icodes([50, 62, 61], [(2, "N1", "new", 12, "")]) == ["iUPD", "iCPD"]  # another kind of disease
     assert icodes([50, 48, 60], seen + [(2, "N1", "new", 12, "")]) == ["iUPD", "iCPD"]
@@ -297,7 +313,11 @@ def test_thresholds_on_the_sum(sums, expected):
 
 def test_nodes_are_complete_below_ten_millimetres():
     node = table(
-        [(0, "A", "target", 20, "", "neck", True), (8, "A", "target", 9.9, "", "neck", True), (16, "A", "target", 10, "", "neck", True)]
+        [
+            (0, "A", "target", 20, "", "neck", True),
+            (8, "A", "target", 9.9, "", "neck", True),
+            (16, "A", "target", 10, "", "neck", True),
+        ]
     )
     assert codes(node) == ["CR", "PD"]
     assert codes(node, rules=Rules(after_cr="as_measured")) == ["CR", "PR"]
@@ -317,11 +337,15 @@ def test_missing_targets():
     assert codes(table([*base, (8, "A", "target", 47.9, ""), (8, "B", "target", None, "not_evaluable")])) == ["NE"]
     assert codes(table([*base, (8, "A", "target", None, "absent"), (8, "B", "target", None, "absent")])) == ["CR"]
     assert codes(table([*base, (8, "A", "target", None, "too_small"), (8, "B", "target", None, "absent")])) == ["PR"]
-    assert codes(table([*base, (8, "A", "target", 0, ""), (8, "B", "target", None, "merged")])) == ["PR"]  # merged is not gone
+    assert codes(table([*base, (8, "A", "target", 0, ""), (8, "B", "target", None, "merged")])) == [
+        "PR"
+    ]  # merged is not gone
 
 
 def test_too_small_counts_five_millimetres():
-    visits, _ = responses(table([(0, "A", "target", 20, ""), (8, "A", "target", None, "too_small"), (16, "A", "target", 3, "too_small")]))
+    visits, _ = responses(
+        table([(0, "A", "target", 20, ""), (8, "A", "target", None, "too_small"), (16, "A", "target", 3, "too_small")])
+    )
     assert visits["sum_mm"].tolist() == [5, 3]  # a size that was measured is kept
 
 
@@ -342,8 +366,16 @@ def test_non_targets_and_patients_without_targets():
 
 def test_a_doubtful_new_lesion_counts_from_when_it_was_first_seen():
     base = [(w, "T", "target", 30, "") for w in (0, 8, 16, 24)]
-    assert codes(table([*base, (8, "N", "new", None, "equivocal"), (16, "N", "new", 11, "present")])) == ["PD", "PD", "PD"]
-    assert codes(table([*base, (8, "N", "new", None, "equivocal"), (16, "N", "new", None, "absent")])) == ["SD", "SD", "SD"]
+    assert codes(table([*base, (8, "N", "new", None, "equivocal"), (16, "N", "new", 11, "present")])) == [
+        "PD",
+        "PD",
+        "PD",
+    ]
+    assert codes(table([*base, (8, "N", "new", None, "equivocal"), (16, "N", "new", None, "absent")])) == [
+        "SD",
+        "SD",
+        "SD",
+    ]
 
 
 def test_baseline_is_what_was_last_seen_before_treatment():
@@ -420,11 +452,16 @@ def test_all_problems_are_listed_at_once():
 
 
 def test_bad_dates_of_patients():
-    people = pd.DataFrame({"patient_id": ["P"], "treatment_start": [START], "death_date": [START + pd.Timedelta(weeks=4)]})
+    people = pd.DataFrame(
+        {"patient_id": ["P"], "treatment_start": [START], "death_date": [START + pd.Timedelta(weeks=4)]}
+    )
     with pytest.raises(ResponseError, match="patient P, visit 2024-02-26: comes after death_date 2024-01-29"):
         responses(course([50, 20]), people)
     with pytest.raises(ResponseError, match="lies before treatment_start"):
-        responses(course([50]), people.assign(death_date=START - pd.Timedelta(days=1)).assign(treatment_start=START + pd.Timedelta(days=2)))
+        responses(
+            course([50]),
+            people.assign(death_date=START - pd.Timedelta(days=1)).assign(treatment_start=START + pd.Timedelta(days=2)),
+        )
     with pytest.raises(ResponseError, match="no readable date"):
         responses(course([50, 20]).assign(visit_date=["2024-01-01", "2024-02-31"]))
     with pytest.raises(ResponseError, match="occurs more than once"):
@@ -432,7 +469,11 @@ def test_bad_dates_of_patients():
 
 
 def test_options_are_checked():
-    for wrong in (lambda: Rules(pr_against="x"), lambda: Rules(min_sd_days=-1), lambda: responses(course([50, 20]), criteria="who")):
+    for wrong in (
+        lambda: Rules(pr_against="x"),
+        lambda: Rules(min_sd_days=-1),
+        lambda: responses(course([50, 20]), criteria="who"),
+    ):
         with pytest.raises(OptionError):
             wrong()
 
@@ -442,7 +483,8 @@ sizes = st.integers(0, 600).map(lambda tenth: tenth / 10)
 measurement = st.one_of(sizes, st.sampled_from(["absent", "too_small", "not_evaluable"]))
 courses = st.integers(1, 3).flatmap(lambda n: st.tuples(
     st.lists(st.integers(150, 600).map(lambda tenth: tenth / 10), min_size=n, max_size=n),  # baseline of n targets
-    st.lists(st.booleans(), min_size=n, max_size=n).map(lambda nodes: [node and k < 2 for k, node in enumerate(nodes)]),  # two nodes at most
+    # two nodes at most
+    st.lists(st.booleans(), min_size=n, max_size=n).map(lambda nodes: [node and k < 2 for k, node in enumerate(nodes)]),
     st.lists(st.tuples(st.lists(measurement, min_size=n, max_size=n), st.sampled_from(["present", "absent", "unequivocal_progression", "not_evaluable"]),
                        st.booleans()), min_size=1, max_size=5),  # visits: targets, non-target, new lesion
 ))  # fmt: skip
@@ -454,7 +496,17 @@ def build(case, non_target: bool = True) -> pd.DataFrame:
     rows += [(0, "B", "non_target", None, "present", "bone")] * non_target
     for i, (targets, state, new) in enumerate(visits, 1):
         for k, m in enumerate(targets):
-            rows.append((8 * i, f"T{k}", "target", None if isinstance(m, str) else m, m if isinstance(m, str) else "", f"o{k}", nodes[k]))
+            rows.append(
+                (
+                    8 * i,
+                    f"T{k}",
+                    "target",
+                    None if isinstance(m, str) else m,
+                    m if isinstance(m, str) else "",
+                    f"o{k}",
+                    nodes[k],
+                )
+            )
         rows += [(8 * i, "B", "non_target", None, state, "bone")] * non_target
         rows += [(8 * i, f"N{i}", "new", 12, "", "liver")] * new
     return table(rows)
@@ -468,9 +520,11 @@ def slow(case) -> list[str]:
     out, pr, cr, progressed = [], False, False, False
     for targets, state, new in visits:
         mm = [
-            {"absent": Fraction(0), "too_small": Fraction(5), "not_evaluable": None}[m]
-            if isinstance(m, str)
-            else Fraction(round(10 * m), 10)
+            (
+                {"absent": Fraction(0), "too_small": Fraction(5), "not_evaluable": None}[m]
+                if isinstance(m, str)
+                else Fraction(round(10 * m), 10)
+            )
             for m in targets
         ]
         known = [m for m in mm if m is not None]
@@ -560,7 +614,10 @@ def test_irecist_before_any_progression_is_recist(case):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 90), st.sampled_from(["CR", "PR", "SD", NON, "PD", "NE"])), max_size=6), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.sampled_from(["CR", "PR", "SD", NON, "PD", "NE"])), max_size=6),
+    st.booleans(),
+)
 def test_a_table_and_a_sequence_give_the_same_best_response(steps, confirm):
     days = np.cumsum([d for d, _ in steps]).tolist()
     visits = list(zip(days, [c for _, c in steps]))
@@ -618,18 +675,29 @@ def test_sdtm_readers_are_never_mixed():
         TRORRES=tr["TRORRES"].mask(tr["TRTESTCD"].eq("LDIAM") & tr["VISITNUM"].eq(2), "39.0"),
     )
     tr = pd.concat([tr.assign(TREVAL="INVESTIGATOR", TREVALID=None), larger], ignore_index=True)
-    tu = pd.concat([tu.assign(TUEVAL="INVESTIGATOR", TUEVALID=None), tu.assign(TUEVAL="INDEPENDENT ASSESSOR", TUEVALID="RADIOLOGIST 1")])
+    tu = pd.concat(
+        [
+            tu.assign(TUEVAL="INVESTIGATOR", TUEVALID=None),
+            tu.assign(TUEVAL="INDEPENDENT ASSESSOR", TUEVALID="RADIOLOGIST 1"),
+        ]
+    )
     with pytest.raises(ResponseError, match="readings of 'INVESTIGATOR', 'RADIOLOGIST 1'; choose one"):
         lesions_from_sdtm(tu, tr)
     with pytest.raises(ResponseError, match="no rows by evaluator 'Smith'"):
         lesions_from_sdtm(tu, tr, "Smith")
-    assert codes(lesions_from_sdtm(tu, tr, "investigator"))[0] == "PR" and codes(lesions_from_sdtm(tu, tr, "Radiologist 1"))[0] == "SD"
+    assert (
+        codes(lesions_from_sdtm(tu, tr, "investigator"))[0] == "PR"
+        and codes(lesions_from_sdtm(tu, tr, "Radiologist 1"))[0] == "SD"
+    )
 
 
 def test_sdtm_dates_without_a_day():
     tu, tr = sdtm("mm")
     tr.loc[tr["VISITNUM"] == 2, "TRDTC"] = "2024-02"
-    days = {how: lesions_from_sdtm(tu, tr, partial_dates=how)["visit_date"].dt.strftime("%m-%d").unique()[1] for how in ("first", "last")}
+    days = {
+        how: lesions_from_sdtm(tu, tr, partial_dates=how)["visit_date"].dt.strftime("%m-%d").unique()[1]
+        for how in ("first", "last")
+    }
     assert days == {"first": "02-01", "last": "02-29"}
     with pytest.raises(ResponseError, match="'2024-02' is not a full date"):
         lesions_from_sdtm(tu, tr)
@@ -664,7 +732,9 @@ def test_patients_beside_the_lesions_are_read(tmp_path):
     head = "patient_id,centre,split,has_ct,has_pet,treatment_start,death_date\n"
     (tmp_path / "patients.csv").write_text(head + "P,A,train,0,0,2024-01-08,2024-12-01\n")
     _, patients = respond_file(tmp_path / "lesions.csv", tmp_path / "response.csv")
-    assert patients.loc[0, "start"] == pd.Timestamp("2024-01-08") and patients.loc[0, "death_date"] == pd.Timestamp("2024-12-01")
+    assert patients.loc[0, "start"] == pd.Timestamp("2024-01-08") and patients.loc[0, "death_date"] == pd.Timestamp(
+        "2024-12-01"
+    )
     (tmp_path / "patients.csv").write_text(head + "P,A,train,0,0,8 January,\n")
     with pytest.raises(ResponseError, match="row 2, column treatment_start: '8 January'"):
         respond_file(tmp_path / "lesions.csv", tmp_path / "response.csv")

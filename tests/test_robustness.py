@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.cohort import load_cohort, save_cohort
-from nsclc_radiomics.core import DataError, OptionError, Volume, make_rng, write_volume
-from nsclc_radiomics.robustness import (
+from nsclc_radiomics.cohort.folder import load_cohort, save_cohort
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, OptionError
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import write_volume
+from nsclc_radiomics.features.robustness import (
     PERTURBATIONS,
     Perturbation,
     feature_icc,
@@ -18,7 +21,11 @@ from nsclc_radiomics.robustness import (
     training_tumours,
 )
 
-SETTINGS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}}, "featureClass": {"firstorder": ["Mean", "Maximum"], "shape": ["VoxelVolume"]}}
+SETTINGS = {
+    "setting": {"binWidth": 25},
+    "imageType": {"Original": {}},
+    "featureClass": {"firstorder": ["Mean", "Maximum"], "shape": ["VoxelVolume"]},
+}
 
 
 def ball(seed, size=20):
@@ -30,7 +37,10 @@ def ball(seed, size=20):
 
 
 def measurements(values):
-    index = pd.MultiIndex.from_product([[f"P{n}" for n in range(len(values))], [f"c{n}" for n in range(values.shape[1])]], names=["patient_id", "perturbation"])
+    index = pd.MultiIndex.from_product(
+        [[f"P{n}" for n in range(len(values))], [f"c{n}" for n in range(values.shape[1])]],
+        names=["patient_id", "perturbation"],
+    )
     return pd.DataFrame({"original_glcm_Contrast": values.ravel()}, index=index)
 
 
@@ -39,7 +49,9 @@ def test_number_of_processes_does_not_matter():
     one, two = (perturbed_features(cases, SETTINGS, jobs=jobs) for jobs in (1, 2))
     assert one.equals(two)
     pd.testing.assert_frame_equal(feature_icc(one, jobs=1), feature_icc(two, jobs=2))
-    assert not perturbed_features(cases, SETTINGS, {"noisy": PERTURBATIONS["noisy"]}, seed=2).equals(one.loc[(slice(None), ["none", "noisy"]), :])
+    assert not perturbed_features(cases, SETTINGS, {"noisy": PERTURBATIONS["noisy"]}, seed=2).equals(
+        one.loc[(slice(None), ["none", "noisy"]), :]
+    )
 
 
 def test_a_patient_does_not_depend_on_the_others():
@@ -129,8 +141,18 @@ def test_tumours_come_from_training_patients_only(tmp_path):
     for n, pid in enumerate(ids[:3]):
         for volume, name in zip(ball(n), ("ct", "ct_mask"), strict=True):
             write_volume(volume, tmp_path / "images" / pid / f"{name}.nii.gz")
-    table = pd.DataFrame({"patient_id": ids, "centre": "A", "split": splits, "has_ct": [True, True, True, False], "has_pet": False})
-    meta = {"name": "t", "evidence": "simulated", "endpoint": "none", "licence": "none", "citation": "none", "centres": ["A"], "made_by": "test"}
+    table = pd.DataFrame(
+        {"patient_id": ids, "centre": "A", "split": splits, "has_ct": [True, True, True, False], "has_pet": False}
+    )
+    meta = {
+        "name": "t",
+        "evidence": "simulated",
+        "endpoint": "none",
+        "licence": "none",
+        "citation": "none",
+        "centres": ["A"],
+        "made_by": "test",
+    }
     save_cohort(tmp_path, meta, table)
     assert list(training_tumours(load_cohort(tmp_path))) == ["b"]
     save_cohort(tmp_path, meta, table.assign(split="holdout"))

@@ -5,10 +5,29 @@ import csv
 import pandas as pd
 import pytest
 
-from nsclc_radiomics.core import OptionError, Run, reference_dir
-from nsclc_radiomics.scores import INSTRUMENTS, NOT_ON_PATIENTS, find_evidence, score_items, score_run, software_can, total_score
+from nsclc_radiomics.core.errors import OptionError
+from nsclc_radiomics.core.files import reference_dir
+from nsclc_radiomics.core.run import Run
+from nsclc_radiomics.paper.checklists import (
+    INSTRUMENTS,
+    NOT_ON_PATIENTS,
+    find_evidence,
+    score_items,
+    score_run,
+    software_can,
+    total_score,
+)
 
-RICH = {"eligibility", "reference_standard", "imaging_source", "acquisition", "imaging_interval_days", "test_segmentation", "confounders", "public"}
+RICH = {
+    "eligibility",
+    "reference_standard",
+    "imaging_source",
+    "acquisition",
+    "imaging_interval_days",
+    "test_segmentation",
+    "confounders",
+    "public",
+}
 RICH |= {"ethics", "design", "overlap", "segmented_by", "citation"}
 
 
@@ -56,7 +75,10 @@ def test_the_same_on_simulated_patients_earns_no_point_that_only_patients_can(co
 def test_external_testing_counts_when_it_was_on_real_patients(complete):
     before = score_run(complete, meta("simulated")).set_index("item")["this run did"][27]
     complete.record({"real.hospitals.external.volume.auc": number(0.7, "real")})
-    assert (before, score_run(complete, meta("simulated")).set_index("item")["this run did"][27]) == (NOT_ON_PATIENTS, "yes")
+    assert (before, score_run(complete, meta("simulated")).set_index("item")["this run did"][27]) == (
+        NOT_ON_PATIENTS,
+        "yes",
+    )
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
@@ -96,5 +118,12 @@ def test_an_unknown_instrument_is_refused():
 
 
 def test_items_that_do_not_apply_do_not_count():
-    scored = pd.DataFrame({"weight": [1.0, 3.0], "applies": [True, False], "this run did": ["yes", "does not apply"], "software can": ["yes", "no"]})
+    scored = pd.DataFrame(
+        {
+            "weight": [1.0, 3.0],
+            "applies": [True, False],
+            "this run did": ["yes", "does not apply"],
+            "software can": ["yes", "no"],
+        }
+    )
     assert total_score(scored) == 100

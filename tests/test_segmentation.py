@@ -8,20 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nsclc_radiomics.cohort import has_sample, sample_dir
-from nsclc_radiomics.core import GeometryError, ImageError, MaskError, OptionError, Volume, read_volume, reference_dir
-from nsclc_radiomics.importing import read_owkin_case
-from nsclc_radiomics.mask import dice, read_mask
-from nsclc_radiomics.segmentation import (
-    SCORES,
-    centre_point,
-    index_of,
-    point_of,
-    segment_seeded,
-    segmentation_scores,
-    summarise_scores,
-    surface_dice,
-)
+from nsclc_radiomics.cohort.sample import has_sample, sample_dir
+from nsclc_radiomics.core.errors import GeometryError, ImageError, MaskError, OptionError
+from nsclc_radiomics.core.files import reference_dir
+from nsclc_radiomics.core.volume import Volume
+from nsclc_radiomics.core.volume_files import read_volume
+from nsclc_radiomics.loading.mask import read_mask
+from nsclc_radiomics.loading.owkin import read_owkin_case
+from nsclc_radiomics.segmentation.scores import SCORES, dice, segmentation_scores, summarise_scores, surface_dice
+from nsclc_radiomics.segmentation.seeded import centre_point, index_of, point_of, segment_seeded
 
 needs_reference = pytest.mark.skipif(reference_dir() is None, reason="reference data not present (NSCLC_REFERENCE)")
 
@@ -50,9 +45,9 @@ def test_scores_of_cubes_by_hand():
     assert scores["dice"] == pytest.approx(2 * 512 / 1512)
     assert scores["volume_error_percent"] == pytest.approx(-48.8)
     assert scores["found_cm3"] == pytest.approx(0.512) and scores["truth_cm3"] == pytest.approx(1.0)
-    assert segmentation_scores(cube(5, 13, spacing=(2, 2, 2)), cube(5, 15, spacing=(2, 2, 2)))["hausdorff95_mm"] == pytest.approx(
-        2 * scores["hausdorff95_mm"]
-    )
+    assert segmentation_scores(cube(5, 13, spacing=(2, 2, 2)), cube(5, 15, spacing=(2, 2, 2)))[
+        "hausdorff95_mm"
+    ] == pytest.approx(2 * scores["hausdorff95_mm"])
 
 
 def test_surface_dice_counts_voxels_of_both_surfaces():
@@ -92,11 +87,15 @@ def test_empty_masks_are_scored_or_refused():
 
 
 def test_summary_counts_failures_as_worst():
-    scores = pd.DataFrame([segmentation_scores(cube(5, 15), cube(5, 15))] * 2 + [segmentation_scores(cube(0, 0), cube(5, 15))] * 3)
+    scores = pd.DataFrame(
+        [segmentation_scores(cube(5, 15), cube(5, 15))] * 2 + [segmentation_scores(cube(0, 0), cube(5, 15))] * 3
+    )
     table = summarise_scores(scores)
     assert list(table.index) == list(SCORES) and (table["patients"] == 5).all()
     assert table.loc["hausdorff95_mm", "median"] == np.inf and table.loc["dice", "worst"] == 0
-    assert (table.loc["dice", "low"] <= table.loc["dice", "median"]) and (table.loc["dice", "median"] <= table.loc["dice", "high"])
+    assert (table.loc["dice", "low"] <= table.loc["dice", "median"]) and (
+        table.loc["dice", "median"] <= table.loc["dice", "high"]
+    )
     with pytest.raises(OptionError, match="no patient"):
         summarise_scores(scores.iloc[:0])
 
@@ -111,7 +110,9 @@ def test_summary_counts_failures_as_worst():
 def test_points_and_voxels_are_inverse(index, spacing, origin, flip):
     image = Volume(np.zeros((10, 12, 14)), spacing, origin, flip)
     assert index_of(image, point_of(image, index)) == index
-    assert np.allclose(point_of(image, index), image.to_sitk().TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]))
+    assert np.allclose(
+        point_of(image, index), image.to_sitk().TransformIndexToPhysicalPoint([int(i) for i in index[::-1]])
+    )
 
 
 @pytest.mark.parametrize("point", [(1, 2), (np.nan, 0, 0), (1e5, 0, 0)])
@@ -145,7 +146,9 @@ def test_the_click_chooses_between_two_tumours():
 
 def test_a_vessel_is_kept_out():
     image, (mask,) = chest([((45, 40, 40), 12)])
-    image.array[28:32, 38:43, :] = np.where(mask.array[28:32, 38:43, :], image.array[28:32, 38:43, :], 40)  # 5 x 6 mm, straight through
+    image.array[28:32, 38:43, :] = np.where(
+        mask.array[28:32, 38:43, :], image.array[28:32, 38:43, :], 40
+    )  # 5 x 6 mm, straight through
     found = segment_seeded(image, centre_point(mask))
     far = np.abs((np.arange(80) - 40)) > 20
     assert dice(found, mask) > 0.85 and not found.array[:, :, far].any()

@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.core import read_volume, write_volume
-from nsclc_radiomics.mask import dice, read_mask
-from nsclc_radiomics.segmentation import centre_point
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.loading.mask import read_mask
+from nsclc_radiomics.segmentation.scores import dice
+from nsclc_radiomics.segmentation.seeded import centre_point
 
 
 def test_a_cohort_is_outlined_by_one_click_and_a_bad_patient_is_named(command, cohort):
-    write_volume(read_volume(cohort / "images/P2/ct.nii.gz").with_array(np.full((17, 21, 21), -900, np.int16)), cohort / "images/P2/ct.nii.gz")
+    write_volume(
+        read_volume(cohort / "images/P2/ct.nii.gz").with_array(np.full((17, 21, 21), -900, np.int16)),
+        cohort / "images/P2/ct.nii.gz",
+    )
     (cohort / "images/P3/ct.nii.gz").write_bytes(b"no image")
     done = command("segment", cohort, "--model", "seeded", "--where", "mask", "-o", cohort.parent / "found")
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -21,7 +25,16 @@ def test_a_cohort_is_outlined_by_one_click_and_a_bad_patient_is_named(command, c
 
 def test_one_ct_from_a_point(command, cohort, tmp_path):
     image, truth = read_volume(cohort / "images/P3/ct.nii.gz", "HU"), read_mask(cohort / "images/P3/ct_mask.nii.gz")
-    line = ("segment", cohort / "images/P3/ct.nii.gz", "--model", "seeded", "--point", *centre_point(truth), "-o", tmp_path / "tumour.nii.gz")
+    line = (
+        "segment",
+        cohort / "images/P3/ct.nii.gz",
+        "--model",
+        "seeded",
+        "--point",
+        *centre_point(truth),
+        "-o",
+        tmp_path / "tumour.nii.gz",
+    )
     done = command(*line)
     assert done.returncode == 0, done.stderr
     assert "cm³" in done.stdout and dice(read_mask(tmp_path / "tumour.nii.gz", image), truth) > 0.8
@@ -45,7 +58,9 @@ def test_what_cannot_be_done_is_said(refused, cohort, tmp_path):
 
 def test_scores_of_patients_that_were_learnt_from_come_with_a_warning(command, cohort, tmp_path):
     pytest.importorskip("monai")
-    from nsclc_radiomics.unet import Segmenter, UnetSettings, build_network, fingerprint, save_model
+    from nsclc_radiomics.segmentation.model import Segmenter, save_model
+    from nsclc_radiomics.segmentation.network import UnetSettings, build_network
+    from nsclc_radiomics.segmentation.training import fingerprint
 
     settings = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8))
     seen = {"P1": fingerprint(load_cohort(cohort).image("P1"))}

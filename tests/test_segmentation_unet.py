@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,48 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nsclc_radiomics.cohort import Cohort, load_cohort, save_cohort
-from nsclc_radiomics.core import (
-    GeometryError,
-    ImageError,
-    ModelError,
-    OptionError,
-    Volume,
-    grid_difference,
-    make_rng,
-    read_json,
-    read_volume,
-    write_json,
-    write_volume,
-)
-from nsclc_radiomics.device import torch_apart
-from nsclc_radiomics.mask import dice
-from nsclc_radiomics.segmentation import centre_point, point_of
-from nsclc_radiomics.unet import (
-    CHANNELS,
-    Segmenter,
-    UnetSettings,
-    _orthogonal,
-    build_network,
-    choose_device,
-    draw_patch,
-    load_bundle,
-    load_model,
-    look,
-    network_input,
+from nsclc_radiomics.cohort.folder import Cohort, load_cohort, save_cohort
+from nsclc_radiomics.core.compute import choose_device, make_rng, torch_apart
+from nsclc_radiomics.core.errors import GeometryError, ImageError, ModelError, OptionError
+from nsclc_radiomics.core.files import read_json, write_json
+from nsclc_radiomics.core.volume import Volume, grid_difference
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.segmentation.bundle import load_bundle
+from nsclc_radiomics.segmentation.inference import segment, to_grid
+from nsclc_radiomics.segmentation.model import load_model, save_model
+from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_network, look, network_input, sharpness
+from nsclc_radiomics.segmentation.scores import dice
+from nsclc_radiomics.segmentation.seeded import centre_point, point_of
+from nsclc_radiomics.segmentation.segmenter import (
     open_model,
-    prepare_case,
-    prepare_cases,
-    save_model,
     seen_patients,
-    segment,
     segment_cohort,
     segmentation_folds,
-    sharpness,
-    to_grid,
-    train_network,
     train_segmenter,
 )
+from nsclc_radiomics.segmentation.training import draw_patch, orthogonal, prepare_case, prepare_cases, train_network
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("monai")
@@ -81,7 +58,15 @@ def cohort(tmp_path_factory) -> Cohort:
     save_cohort(
         folder,
         {"name": "balls", "evidence": "simulated", "endpoint": "none"},
-        pd.DataFrame({"patient_id": ids, "centre": "A", "split": ["train"] * 4 + ["holdout"] * 2, "has_ct": True, "has_pet": False}),
+        pd.DataFrame(
+            {
+                "patient_id": ids,
+                "centre": "A",
+                "split": ["train"] * 4 + ["holdout"] * 2,
+                "has_ct": True,
+                "has_pet": False,
+            }
+        ),
     )
     return load_cohort(folder)
 
@@ -120,7 +105,10 @@ def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
     middle = (np.array(ct.shape) - 1) / 2
     expected = sharpness(ct.array, middle, ct.spacing[::-1])
     segment(ct, Listener())
-    assert len(told) == 2 and all(np.array_equal(sharp, expected) and np.allclose(half, np.array(ct.shape) * ct.spacing[::-1] / 2) for half, sharp in told)
+    assert len(told) == 2 and all(
+        np.array_equal(sharp, expected) and np.allclose(half, np.array(ct.shape) * ct.spacing[::-1] / 2)
+        for half, sharp in told
+    )
     told.clear()
     segment(ct, Listener(), point_of(ct, middle))
     assert told and all(np.allclose(sharp, expected) and half is None for half, sharp in told)
@@ -145,12 +133,14 @@ def test_training_is_out_of_fold_and_complete(trained):
 
 def test_no_network_has_seen_whom_it_scores(cohort, tmp_path, monkeypatch):
     "What each fold's training is given, and whom it then outlines, do not meet."
-    from nsclc_radiomics import unet
+    from nsclc_radiomics.segmentation import segmenter
 
     learnt, scored = [], []
-    train, score = unet.train_network, unet._score
-    monkeypatch.setattr(unet, "train_network", lambda cases, *a: learnt.append({c.patient_id for c in cases}) or train(cases, *a))
-    monkeypatch.setattr(unet, "_score", lambda c, p, *a: scored.append((len(learnt) - 1, p)) or score(c, p, *a))
+    train, score = segmenter.train_network, segmenter._score
+    monkeypatch.setattr(
+        segmenter, "train_network", lambda cases, *a: learnt.append({c.patient_id for c in cases}) or train(cases, *a)
+    )
+    monkeypatch.setattr(segmenter, "_score", lambda c, p, *a: scored.append((len(learnt) - 1, p)) or score(c, p, *a))
     train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
     assert len(scored) == 4 and all(patient not in learnt[fold] for fold, patient in scored)
 
@@ -159,7 +149,8 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
     out, _, scores = trained
     _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=2, progress=False)
     assert scores["fold"].equals(again["fold"])
-    # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a voxel or two
+    # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a
+    # voxel or two
     pd.testing.assert_series_equal(scores["dice"], again["dice"], rtol=1e-3)
     assert read_json(out / "model/model.json")["weights"] == read_json(tmp_path / "run/model/model.json")["weights"]
 
@@ -181,7 +172,7 @@ def test_steps_of_the_filters_are_those_of_torchs_muon(shape):
         with torch.no_grad():
             weights.zero_()
         torch.optim.Muon([weights], lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False).step()
-        mine = _orthogonal(weights.grad.view(shape)).flatten(1)
+        mine = orthogonal(weights.grad.view(shape)).flatten(1)
         assert (mine + weights).norm() < 0.05 * mine.norm() and mine.norm() > 0.5 * shape[0] ** 0.5
 
 
@@ -194,10 +185,10 @@ def test_the_callers_random_state_is_kept(cohort, tmp_path):
 
 
 def test_training_is_not_done_twice_and_never_mixed(cohort, trained, monkeypatch):
-    from nsclc_radiomics import unet
+    from nsclc_radiomics.segmentation import segmenter
 
     out, _, scores = trained
-    monkeypatch.setattr(unet, "_train_fold", None)
+    monkeypatch.setattr(segmenter, "_train_fold", None)
     _, again = train_segmenter(cohort, out, SMALL, folds=2, device="cpu", progress=False)
     assert np.allclose(again["dice"], scores["dice"])
     with pytest.raises(OptionError, match="not an empty folder"):
@@ -210,17 +201,23 @@ def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path)
 
     shutil.copytree(cohort.path, broken)
     write_volume(
-        read_volume(broken / "images/P1/ct_mask.nii.gz").with_array(np.zeros((24, 40, 40), np.uint8)), broken / "images/P1/ct_mask.nii.gz"
+        read_volume(broken / "images/P1/ct_mask.nii.gz").with_array(np.zeros((24, 40, 40), np.uint8)),
+        broken / "images/P1/ct_mask.nii.gz",
     )
     with pytest.warns(UserWarning, match="P1 is left out of training: .*empty"):
-        _, scores = train_segmenter(load_cohort(broken), tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+        _, scores = train_segmenter(
+            load_cohort(broken), tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False
+        )
     assert "P1" not in scores.index and len(scores) == 3
 
 
 def test_a_model_comes_back_equal_and_tampering_is_noticed(trained, tmp_path):
     out, model, _ = trained
     hu = look(ball_patient(2)[0].array, (12, 20, 20), (1.5, 2, 2), 16)
-    assert np.array_equal(load_model(out / "model").probability(hu, (4, 4, 4), device="cpu"), model.probability(hu, (4, 4, 4), device="cpu"))
+    assert np.array_equal(
+        load_model(out / "model").probability(hu, (4, 4, 4), device="cpu"),
+        model.probability(hu, (4, 4, 4), device="cpu"),
+    )
     for change in (
         {"kind": "other"},
         {"weights": {"../x.safetensors": "0"}},
@@ -322,7 +319,11 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
         progress=False,
     )
     assert rows["status"].tolist() == ["failed", "found", "failed"]
-    assert "no point for P3" in rows.loc["P3", "note"] and "outside" in rows.loc["P5", "note"] and rows.loc["P4", "dice"] > 0.8
+    assert (
+        "no point for P3" in rows.loc["P3", "note"]
+        and "outside" in rows.loc["P5", "note"]
+        and rows.loc["P4", "dice"] > 0.8
+    )
     assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["P4.nii.gz", "segmentation.csv"]
     with pytest.raises(OptionError, match="not an empty folder"):
         segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", progress=False)
@@ -338,9 +339,24 @@ STEPS = [
     {"_target_": "LoadImaged", "keys": "image"},
     {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
     {"_target_": "Spacingd", "keys": "image", "pixdim": [3.0, 3.0, 3.0], "mode": "bilinear"},
-    {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -1000, "a_max": 400, "b_min": 0.0, "b_max": 1.0, "clip": True},
+    {
+        "_target_": "ScaleIntensityRanged",
+        "keys": "image",
+        "a_min": -1000,
+        "a_max": 400,
+        "b_min": 0.0,
+        "b_max": 1.0,
+        "clip": True,
+    },
 ]
-NETWORK = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
+NETWORK = {
+    "_target_": "UNet",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 2,
+    "channels": [4, 8],
+    "strides": [2],
+}
 NAMES = {"network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "tumor"}}}}}
 
 
@@ -359,7 +375,9 @@ def write_bundle(folder, network=NETWORK, steps=STEPS, names=NAMES, weights=None
     (folder / "configs/metadata.json").write_text(json.dumps(names))
     if weights is None:
         torch.manual_seed(0)
-        torch.save(UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"}).state_dict(), folder / "models/model.pt")
+        torch.save(
+            UNet(**{k: v for k, v in NETWORK.items() if k != "_target_"}).state_dict(), folder / "models/model.pt"
+        )
     else:
         (folder / "models/model.pt").write_bytes(weights)
     return folder
@@ -370,7 +388,7 @@ def test_a_bundle_prepares_images_as_monai_does(tmp_path):
     pytest.importorskip("nibabel")
     from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
-    from nsclc_radiomics.unet import _prepare
+    from nsclc_radiomics.segmentation.bundle import _prepare
 
     rng = np.random.default_rng(0)
     image = Volume(rng.integers(-1000, 300, (12, 20, 24)).astype(np.int16), (1.5, 1.5, 4.0), (10, -20, 30), unit="HU")
@@ -393,7 +411,12 @@ def test_a_bundle_prepares_images_as_monai_does(tmp_path):
 
 def test_a_bundle_runs_and_stands_in_for_a_model(cohort, tmp_path):
     rows = segment_cohort(
-        cohort, f"bundle:{write_bundle(tmp_path / 'b')}", tmp_path / "found", patients=["P4"], device="cpu", progress=False
+        cohort,
+        f"bundle:{write_bundle(tmp_path / 'b')}",
+        tmp_path / "found",
+        patients=["P4"],
+        device="cpu",
+        progress=False,
     )
     assert rows.loc["P4", "status"] in ("found", "nothing found") and np.isfinite(rows.loc["P4", "dice"])
 
@@ -411,11 +434,26 @@ class Evil:
         ({"network": {**NETWORK, "nonsense": 1}}, "arguments"),
         ({"steps": [*STEPS, {"_target_": "Lambdad", "keys": "image"}]}, "Lambdad"),
         (
-            {"steps": [{"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": "$print(1)", "a_max": 1, "b_min": 0, "b_max": 1}]},
+            {
+                "steps": [
+                    {
+                        "_target_": "ScaleIntensityRanged",
+                        "keys": "image",
+                        "a_min": "$print(1)",
+                        "a_max": 1,
+                        "b_min": 0,
+                        "b_max": 1,
+                    }
+                ]
+            },
             "executed",
         ),
         (
-            {"names": {"network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "liver"}}}}}},
+            {
+                "names": {
+                    "network_data_format": {"outputs": {"pred": {"channel_def": {"0": "background", "1": "liver"}}}}
+                }
+            },
             "which of 2 outputs",
         ),
         ({"weights": pickle.dumps(Evil())}, "cannot be read"),
@@ -473,7 +511,9 @@ def test_devices():
 )
 @settings(max_examples=60, deadline=None)
 def test_a_look_is_a_weighted_mean_of_the_array(shape, centre, step):
-    "Linear in place where there is room, never beyond the array's values, and the same as interpolation by SciPy where nothing is averaged."
+    """Linear in place where there is room, never beyond the array's values, and the same as interpolation by SciPy
+    where nothing is averaged.
+    """
     array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     seen = look(array, centre, step, 4)
     assert seen.shape == (4, 4, 4) and array.min() - 1e-5 <= seen.min() and seen.max() <= array.max() + 1e-5
@@ -483,22 +523,32 @@ def test_a_look_is_a_weighted_mean_of_the_array(shape, centre, step):
 
 
 def test_the_input_of_a_mirrored_look_is_the_mirrored_input():
-    from nsclc_radiomics.unet import _mirrored
+    from nsclc_radiomics.segmentation.model import _mirrored
 
     hu = np.random.default_rng(0).normal(-400, 300, (16, 16, 16))
     for axes in ((0,), (1,), (2,), (0, 2)):
-        assert np.array_equal(network_input(np.flip(hu, axes), (1, 2, 3), (9, 20, 30)), _mirrored(network_input(hu, (1, 2, 3), (9, 20, 30)), axes))
+        assert np.array_equal(
+            network_input(np.flip(hu, axes), (1, 2, 3), (9, 20, 30)),
+            _mirrored(network_input(hu, (1, 2, 3), (9, 20, 30)), axes),
+        )
 
 
 def test_what_is_not_pointed_at_is_not_told():
     hu = np.zeros((16, 16, 16))
     told, blind = network_input(hu, (2, 2, 2), (10, 30, 30)), network_input(hu, (2, 2, 2), known=False)
-    assert told[16:20].any() and told[20].min() < 0 < told[21].min() and not blind[16:20].any() and (blind[20:23] == 1).all()
+    assert (
+        told[16:20].any()
+        and told[20].min() < 0 < told[21].min()
+        and not blind[16:20].any()
+        and (blind[20:23] == 1).all()
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_how_sharp_a_scan_is_does_not_depend_on_the_voxels_it_is_stored_in(axis):
-    "The same tissue on voxels of 1 mm and, along one axis, of 3 mm from which 1 mm is made again: smooth there, and as sharp as before elsewhere."
+    """The same tissue on voxels of 1 mm and, along one axis, of 3 mm from which 1 mm is made again: smooth there, and
+    as sharp as before elsewhere.
+    """
     fine = np.random.default_rng(0).normal(-300, 80, (72, 72, 72))
     kept = sharpness(fine, (35.5,) * 3, (1, 1, 1))
     assert np.allclose(kept, 1, atol=0.03)  # grain without any neighbours in it

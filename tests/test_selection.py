@@ -15,9 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from nsclc_radiomics.core import DataError, LeakageError, OptionError, make_rng
-from nsclc_radiomics.evaluation import Watched, fit_predict
-from nsclc_radiomics.selection import (
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, LeakageError, OptionError
+from nsclc_radiomics.evaluation.protocol import Watched, fit_predict
+from nsclc_radiomics.models.selection import (
     CorrelationFilter,
     LassoSelector,
     LeakGuard,
@@ -28,6 +29,7 @@ from nsclc_radiomics.selection import (
     selection_stability,
 )
 
+
 def noise_table(patients=60, features=40, seed=0):
     rng = make_rng(seed, "noise")
     index = pd.Index([f"P{i:03}" for i in range(patients)], name="patient_id")
@@ -35,7 +37,11 @@ def noise_table(patients=60, features=40, seed=0):
     return X, pd.Series(rng.permutation(np.arange(patients) % 2), index=index)
 
 
-@pytest.mark.parametrize("estimator", [CorrelationFilter(), VarianceFilter(), LassoSelector(), LeakGuard(limit=1.0, least=10**6)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator",
+    [CorrelationFilter(), VarianceFilter(), LassoSelector(), LeakGuard(limit=1.0, least=10**6)],
+    ids=lambda e: type(e).__name__,
+)
 def test_scikit_learn_estimator_checks(estimator):
     ran = 0
     for one, check in estimator_checks_generator(estimator):
@@ -47,7 +53,9 @@ def test_scikit_learn_estimator_checks(estimator):
         except (DataError, AssertionError) as error:
             # some checks fit on three classes or on constants; these are refused on purpose, by the project's own error
             reason = error.__cause__ or error
-            assert isinstance(reason, DataError) and ("classes" in str(reason) or "constant" in str(reason)), f"{name}: {error}"
+            assert isinstance(reason, DataError) and ("classes" in str(reason) or "constant" in str(reason)), (
+                f"{name}: {error}"
+            )
         ran += 1
     assert ran > 30
 
@@ -79,7 +87,9 @@ def test_selection_outside_the_fold_invents_a_signal_and_is_noticed():
     X, y = noise_table(60, 1500, seed=4)
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     steps = StandardScaler(), SelectKBest(k=10)
-    inside = cross_val_predict(make_pipeline(*steps, LogisticRegression()), X, y, cv=folds, method="predict_proba")[:, 1]
+    inside = cross_val_predict(make_pipeline(*steps, LogisticRegression()), X, y, cv=folds, method="predict_proba")[
+        :, 1
+    ]
     chosen = make_pipeline(*steps).fit(X, y)
     outside = cross_val_predict(LogisticRegression(), chosen.transform(X), y, cv=folds, method="predict_proba")[:, 1]
     assert roc_auc_score(y, outside) > 0.8 > 0.7 > roc_auc_score(y, inside)
@@ -93,7 +103,9 @@ def test_names_survive_every_step():
     X, y = noise_table()
     X["copy"] = X["f0"] * 2
     X["f1"] += 3 * y
-    pipeline = make_pipeline(LeakGuard(), VarianceFilter(), CorrelationFilter(), StandardScaler(), LassoSelector()).set_output(transform="pandas")
+    pipeline = make_pipeline(
+        LeakGuard(), VarianceFilter(), CorrelationFilter(), StandardScaler(), LassoSelector()
+    ).set_output(transform="pandas")
     out = pipeline.fit_transform(X, y)
     assert set(out.columns) <= set(X.columns) - {"copy"} and "f1" in out and out.index.equals(X.index)
 
@@ -128,7 +140,11 @@ def test_robustness_filter_needs_names_and_knowledge():
         RobustnessFilter(icc, 0.95).fit(X)
 
 
-@pytest.mark.parametrize("bad", [LeakGuard(limit=0.4), VarianceFilter(most=0), CorrelationFilter(threshold=2)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "bad",
+    [LeakGuard(limit=0.4), VarianceFilter(most=0), CorrelationFilter(threshold=2)],
+    ids=lambda e: type(e).__name__,
+)
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(OptionError):
         bad.fit(*noise_table(30, 3))
@@ -161,7 +177,9 @@ def test_stability_interval_covers():
     rng = make_rng(0, "cover")
     p = np.where(np.arange(50) < 10, 0.8, 0.05)
     truth = selection_stability(rng.random((20000, 50)) < p)[0]
-    inside = [low <= truth <= high for low, high in (selection_stability(rng.random((40, 50)) < p)[1:] for _ in range(300))]
+    inside = [
+        low <= truth <= high for low, high in (selection_stability(rng.random((40, 50)) < p)[1:] for _ in range(300))
+    ]
     assert 0.90 < np.mean(inside) < 0.99
 
 

@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import nsclc_radiomics
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.core import NsclcError, OptionError, content_hash, grid_difference, make_rng, read_volume
-from nsclc_radiomics.phantom import CENTRES, EXTERNAL, SITES, Tumour, draw_scene, scan_ct, scan_pet
-from nsclc_radiomics.simulate import _tables, change_world, read_truth, simulate_cohort
-from nsclc_radiomics.trial import WORLDS, bayes_auc, draw_patients, respond_in, rho_for
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import NsclcError, OptionError
+from nsclc_radiomics.core.files import content_hash
+from nsclc_radiomics.core.volume import grid_difference
+from nsclc_radiomics.core.volume_files import read_volume
+from nsclc_radiomics.outcomes.responses import responses
+from nsclc_radiomics.simulation.cohort import _tables, change_world, read_truth, simulate_cohort
+from nsclc_radiomics.simulation.phantom import CENTRES, EXTERNAL, SITES, Tumour, draw_scene, scan_ct, scan_pet
+from nsclc_radiomics.simulation.trial import WORLDS, bayes_auc, draw_patients, respond_in, rho_for
 
 SMALL = {"patients": 12, "external": 4, "seed": 5, "progress": False}
 
@@ -57,7 +62,19 @@ def test_changing_the_world_equals_simulating_it(cohort, tmp_path):
 
 
 def test_only_outcomes_and_markers_of_outcome_differ_between_worlds(tables):
-    shared = ["patient_id", "centre", "split", "age", "sex", "smoking", "histology", "stage", "line_of_therapy", "has_pet", "treatment_start"]
+    shared = [
+        "patient_id",
+        "centre",
+        "split",
+        "age",
+        "sex",
+        "smoking",
+        "histology",
+        "stage",
+        "line_of_therapy",
+        "has_pet",
+        "treatment_start",
+    ]
     claimed, null = (tables[w][0][shared] for w in ("claimed", "null"))
     pd.testing.assert_frame_equal(claimed, null)
     first = [t[1].groupby("patient_id").visit_date.min() for t in tables.values()]
@@ -68,7 +85,10 @@ def test_masks_lie_on_their_images_in_one_piece(cohort):
     for patient in cohort.ids:
         for modality in ("ct", "pet"):
             if cohort.has(patient, modality):
-                image, mask = read_volume(cohort.image_path(patient, modality)), read_volume(cohort.mask_path(patient, modality))
+                image, mask = (
+                    read_volume(cohort.image_path(patient, modality)),
+                    read_volume(cohort.mask_path(patient, modality)),
+                )
                 assert grid_difference(image, mask) is None and set(np.unique(mask.array)) == {0, 1}
     assert cohort.patients.has_pet.sum() == round(0.3 * 12) + round(4 / 3)
 
@@ -100,9 +120,8 @@ def test_worlds_discriminate_as_stated(tables):
 
 
 def test_response_as_recorded_is_response_as_intended(tables):
-    response = pytest.importorskip("nsclc_radiomics.response", reason="the response module is not there yet")
     for world, (visible, lesions, truth) in tables.items():
-        _, found = response.responses(lesions.assign(status=lesions.status.replace("", None)), visible)
+        _, found = responses(lesions.assign(status=lesions.status.replace("", None)), visible)
         derived = found.set_index("patient_id").responder.reindex(truth.patient_id).to_numpy(bool)
         assert (derived == truth.responder_intended).mean() > 0.985
         assert abs(roc_auc_score(derived, truth.image_index) - WORLDS[world]) < 0.055
@@ -112,13 +131,17 @@ def test_lesions_are_those_of_a_trial(tables):
     visible, lesions, _ = tables["claimed"]
     first = lesions[lesions.visit_date == lesions.groupby("patient_id").visit_date.transform("min")]
     targets = first[first.role == "target"]
-    assert targets.groupby("patient_id").size().between(1, 5).all() and set(targets.patient_id) == set(visible.patient_id)
+    assert targets.groupby("patient_id").size().between(1, 5).all() and set(targets.patient_id) == set(
+        visible.patient_id
+    )
     assert targets.groupby(["patient_id", "organ"]).size().max() <= 2
     assert (targets.diameter_mm >= np.where(targets.is_node, 15, 10)).all()
     dates = visible.set_index("patient_id")
     assert (lesions.visit_date <= lesions.patient_id.map(dates.last_contact_date)).all()
     assert dates.death_date.notna().mean() > 0.3 and dates.death_date.isna().mean() > 0.1
-    gaps = lesions.drop_duplicates(["patient_id", "visit_date"]).groupby("patient_id").visit_date.diff().dt.days.dropna()
+    gaps = (
+        lesions.drop_duplicates(["patient_id", "visit_date"]).groupby("patient_id").visit_date.diff().dt.days.dropna()
+    )
     assert gaps.median() in range(40, 66) and (gaps > 75).any()
     assert {"new", "non_target", "target"} == set(lesions.role)
 
@@ -131,8 +154,14 @@ def test_balance(tables):
 
 def test_truth_is_read_by_nothing_else(cohort):
     folder = Path(nsclc_radiomics.__file__).parent
-    readers = {f.stem for f in folder.glob("*.py") if re.search(r"truth\.csv|_TRUTH|read_truth", f.read_text(encoding="utf-8"))}
-    assert "simulate" in readers and readers <= {"_modidx", "simulate", "recovery"}  # recovery: what a method found of the truth
+    readers = {
+        f.stem for f in folder.glob("*.py") if re.search(r"truth\.csv|_TRUTH|read_truth", f.read_text(encoding="utf-8"))
+    }
+    assert "simulate" in readers and readers <= {
+        "_modidx",
+        "simulate",
+        "recovery",
+    }  # recovery: what a method found of the truth
     opened: list[str] = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
     again = load_cohort(cohort.path)
@@ -177,7 +206,9 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
 
 
 def test_nothing_is_left_when_drawing_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr("nsclc_radiomics.simulate.write_volume", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "nsclc_radiomics.simulation.cohort.write_volume", lambda *a: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         simulate_cohort(tmp_path / "out", jobs=1, **SMALL)
     assert not list(tmp_path.iterdir())
@@ -201,7 +232,9 @@ def test_any_tumour_can_be_drawn(diameter, traits, site, scanner, part_solid, se
     thick = diameter < 6 * scanner.slice_mm  # a slice that is half tumour and half lung lies between their densities
     assert mask.array.sum() >= 8 and (-400 if thick else -60) < ct.array[mask.array].mean() < 110
     edges = np.concatenate([mask.array[:, i].ravel() for i in (0, -1)] + [mask.array[:, :, i].ravel() for i in (0, -1)])
-    assert not edges.any() or diameter > 60  # the field holds the whole tumour, but for lobes that reach far out of the largest
+    assert (
+        not edges.any() or diameter > 60
+    )  # the field holds the whole tumour, but for lobes that reach far out of the largest
     pet, where = scan_pet(scene, scanner, make_rng(seed, "pet"))
     assert where.array.any() and np.isfinite(pet.array).all() and pet.array.min() >= 0
 

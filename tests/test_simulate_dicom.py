@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.measure import grid_points_in_poly
 
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.core import grid_difference, read_volume
-from nsclc_radiomics.dicomout import outlines
-from nsclc_radiomics.simulate import simulate_cohort
+from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.volume import grid_difference
+from nsclc_radiomics.core.volume_files import read_volume
+from nsclc_radiomics.loading.ct import read_ct
+from nsclc_radiomics.loading.pet import read_pet
+from nsclc_radiomics.loading.rtstruct import read_rtstruct
+from nsclc_radiomics.loading.write_dicom import outlines
+from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +34,19 @@ def test_patients_with_pet_come_first(cohort):
 
 
 def test_round_trip(cohort):
-    image = pytest.importorskip("nsclc_radiomics.image", reason="the image module is not there yet")
-    mask = pytest.importorskip("nsclc_radiomics.mask", reason="the mask module is not there yet")
     for folder in sorted((cohort.path / "dicom").iterdir()):
-        ct = image.read_ct(folder / "CT")
+        ct = read_ct(folder / "CT")
         wanted = read_volume(cohort.image_path(folder.name))
         assert grid_difference(ct, wanted) is None and np.abs(ct.array - wanted.array).max() <= 0.5
-        contour = mask.read_rtstruct(folder / "RTSTRUCT" / "on_ct.dcm", ct, "GTV-1")
+        contour = read_rtstruct(folder / "RTSTRUCT" / "on_ct.dcm", ct, "GTV-1")
         assert np.array_equal(contour.array.astype(bool), read_volume(cohort.mask_path(folder.name)).array.astype(bool))
-        pet = image.read_pet(folder / "PT")
+        pet = read_pet(folder / "PT")
         wanted = read_volume(cohort.image_path(folder.name, "pet"))
         assert grid_difference(pet, wanted) is None and np.abs(pet.array - wanted.array).max() <= 0.01
-        contour = mask.read_rtstruct(folder / "RTSTRUCT" / "on_pet.dcm", pet, "GTV-1")
-        assert np.array_equal(contour.array.astype(bool), read_volume(cohort.mask_path(folder.name, "pet")).array.astype(bool))
+        contour = read_rtstruct(folder / "RTSTRUCT" / "on_pet.dcm", pet, "GTV-1")
+        assert np.array_equal(
+            contour.array.astype(bool), read_volume(cohort.mask_path(folder.name, "pet")).array.astype(bool)
+        )
 
 
 def test_identifiers_are_whole_and_valid(cohort):

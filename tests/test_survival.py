@@ -12,26 +12,17 @@ from hypothesis import strategies as st
 from lifelines.statistics import logrank_test
 from sklearn.metrics import roc_auc_score
 
-from nsclc_radiomics.core import DataError, LeakageError, OptionError, ResponseError, make_rng
-from nsclc_radiomics.response import responses
-from nsclc_radiomics.survival import (
-    Censoring,
-    auc_at,
-    c_index,
-    cox,
-    cox_zph,
-    derive_os,
-    derive_pfs,
-    derive_response_times,
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, LeakageError, OptionError, ResponseError
+from nsclc_radiomics.outcomes.cox import auc_at, c_index, cox, cox_zph, plot_forest, restricted_mean
+from nsclc_radiomics.outcomes.endpoints import Censoring, derive_os, derive_pfs, derive_response_times, pfs
+from nsclc_radiomics.outcomes.responses import responses
+from nsclc_radiomics.outcomes.risk_groups import optimised_cut, predicted_group
+from nsclc_radiomics.outcomes.survival import (
     kaplan_meier,
     kaplan_meier_by_group,
     logrank,
-    optimised_cut,
-    pfs,
-    plot_forest,
     plot_kaplan_meier,
-    predicted_group,
-    restricted_mean,
     survival_quantile,
 )
 
@@ -45,7 +36,9 @@ def at(day: int | None) -> pd.Timestamp | None:
 def outcome(visits, rules=Censoring(), **dates):
     "Time, event and reason of a patient whose dates are given in days."
     baseline = dates.pop("baseline", True)
-    found = pfs(START, [(at(d), c) for d, c in visits], **{k: at(d) for k, d in dates.items()}, baseline=baseline, rules=rules)
+    found = pfs(
+        START, [(at(d), c) for d, c in visits], **{k: at(d) for k, d in dates.items()}, baseline=baseline, rules=rules
+    )
     assert found.date == at(found.time - rules.first_day)
     return found.time, found.event, found.reason
 
@@ -114,7 +107,9 @@ def test_pfs_refuses_what_makes_no_sense():
             Censoring(**wrong)
 
 
-steps = st.lists(st.tuples(st.integers(1, 90), st.sampled_from(["CR", "PR", "SD", "NON-CR/NON-PD", "PD", "NE"])), max_size=6)
+steps = st.lists(
+    st.tuples(st.integers(1, 90), st.sampled_from(["CR", "PR", "SD", "NON-CR/NON-PD", "PD", "NE"])), max_size=6
+)
 options = st.builds(
     Censoring, censor_at=st.sampled_from(["last_assessment", "last_contact"]), max_gap_days=st.sampled_from([None, 60, 120]),
     new_therapy=st.sampled_from(["ignore", "censor"]), death=st.sampled_from(["event", "censor"]),
@@ -134,7 +129,11 @@ def test_pfs_never_exceeds_os_and_a_table_says_the_same(moves, dies, spoke, ther
     days = np.cumsum([d for d, _ in moves]).astype(int).tolist()
     visits = list(zip(days, [c for _, c in moves]))
     end = days[-1] if days else 0
-    dates = {"death": None if dies is None else end + dies, "last_contact": None if spoke is None else end + spoke, "new_therapy": therapy}
+    dates = {
+        "death": None if dies is None else end + dies,
+        "last_contact": None if spoke is None else end + spoke,
+        "new_therapy": therapy,
+    }
     time, event, reason = outcome(visits, rules, **dates)
     progressed = next((d for d, c in visits if c == "PD"), None)
     patients = pd.DataFrame({"patient_id": ["P"], "start": [START], "baseline_date": [START], "progression_date": [at(progressed)],
@@ -159,7 +158,11 @@ def test_from_lesions_to_endpoints():
         lesions, pd.DataFrame({"patient_id": ["A", "B", "C"], "treatment_start": START, "last_contact_date": at(400)})
     )
     table = derive_pfs(visits, patients).set_index("patient_id")
-    assert table["time"].to_dict() == {"A": 224, "B": 224, "C": 0} and table["event"].to_dict() == {"A": True, "B": False, "C": False}
+    assert table["time"].to_dict() == {"A": 224, "B": 224, "C": 0} and table["event"].to_dict() == {
+        "A": True,
+        "B": False,
+        "C": False,
+    }
     assert table.loc["C", "reason"] == "censored: no baseline assessment"
     assert derive_os(patients)["time"].tolist() == [400, 400, 400]
     both = derive_response_times(patients, derive_pfs(visits, patients))
@@ -188,7 +191,10 @@ def test_kaplan_meier_as_r_prints_it():
         assert (round(row["survival"], 3), round(row["low"], 4), round(row["high"], 3)) == (s, low, high)
     assert curve.loc[[9, 13, 18, 23, 31, 34, 48], "at_risk"].tolist() == [11, 10, 8, 7, 5, 4, 2]
     groups = kaplan_meier_by_group(AML["time"], AML["status"], AML["x"], conf_type="log")
-    assert groups[["n", "events", "median", "low", "high"]].values.tolist() == [[11, 7, 31, 18, np.inf], [12, 11, 23, 8, np.inf]]
+    assert groups[["n", "events", "median", "low", "high"]].values.tolist() == [
+        [11, 7, 31, 18, np.inf],
+        [12, 11, 23, 8, np.inf],
+    ]
 
 
 def test_median_where_the_curve_runs_along_a_half():
@@ -254,7 +260,11 @@ def test_pdl1_and_pfs_in_real_patients(reference):
         subset=["PFS_MONTHS", "CLINICAL_PDL1_SCORE"]
     )
     msk = msk.assign(event=msk["PFS_STATUS"].str.startswith("1"), high=(msk["CLINICAL_PDL1_SCORE"] >= 50).astype(int))
-    assert cox(msk, "PFS_MONTHS", "event", ["high"]).loc["high", ["hr", "low", "high"]].round(2).tolist() == [0.58, 0.43, 0.79]
+    assert cox(msk, "PFS_MONTHS", "event", ["high"]).loc["high", ["hr", "low", "high"]].round(2).tolist() == [
+        0.58,
+        0.43,
+        0.79,
+    ]
 
 
 def test_concordance_by_counting_pairs():
@@ -285,7 +295,9 @@ def test_restricted_mean():
     rng = make_rng(4, "rmst")
     time = rng.exponential(100, 400)
     found = restricted_mean(time, np.ones(400), 150)
-    assert np.isclose(found["value"], np.minimum(time, 150).mean()) and np.isclose(found["se"], np.minimum(time, 150).std() / 20, rtol=0.01)
+    assert np.isclose(found["value"], np.minimum(time, 150).mean()) and np.isclose(
+        found["se"], np.minimum(time, 150).std() / 20, rtol=0.01
+    )
     with pytest.raises(DataError, match="horizon"):
         restricted_mean([1, 2], [1, 1], 9)
 
@@ -311,7 +323,9 @@ def test_columns_that_determine_one_another_are_refused():
 def test_the_cut_comes_from_training_predictions_only():
     training, scores = pd.Series([0.1, 0.2, 0.3, 0.4], list("abcd")), pd.Series([0.9, 0.25, 0.26, 0.0], list("wxyz"))
     assert predicted_group(scores, training).tolist() == ["high", "low", "high", "low"]
-    assert predicted_group(scores[:2], training).equals(predicted_group(scores, training)[:2])  # other patients do not move the cut
+    assert predicted_group(scores[:2], training).equals(
+        predicted_group(scores, training)[:2]
+    )  # other patients do not move the cut
     three = predicted_group(scores, training, (1 / 3, 2 / 3), ("low", "middle", "high"))
     assert three.tolist() == ["high", "middle", "middle", "low"]
     with pytest.raises(LeakageError, match="1 patients, e.g. 'a'"):
@@ -326,7 +340,9 @@ def test_an_optimised_cut_is_corrected():
     rng = make_rng(5, "cut")
     score, time, event = rng.normal(size=60), rng.exponential(100, 60).round(), rng.random(60) < 0.7
     found = optimised_cut(time, event, score, permutations=99, seed=1)
-    here = logrank_test(time[score > found.cut], time[score <= found.cut], event[score > found.cut], event[score <= found.cut])
+    here = logrank_test(
+        time[score > found.cut], time[score <= found.cut], event[score > found.cut], event[score <= found.cut]
+    )
     assert np.isclose(found.chi2, here.test_statistic) and np.isclose(found.naive_p, here.p_value)
     for cut in np.sort(score)[5:-6]:
         assert logrank(time, event, score > cut).chi2 <= found.chi2 + 1e-9

@@ -4,10 +4,17 @@ import nibabel
 import numpy as np
 import pytest
 
-from nsclc_radiomics.core import ImageError, Volume, grid_difference, make_rng, read_volume, write_volume
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import ImageError
+from nsclc_radiomics.core.volume import Volume, grid_difference
+from nsclc_radiomics.core.volume_files import read_volume, write_volume
 
 VOLUME = Volume(
-    make_rng(1, "files").normal(0, 20, (9, 12, 14)).astype(np.int16), (0.7, 0.8, 3), (1, 2, 3), (0, 1, 0, 0, 0, 1, 1, 0, 0), "HU"
+    make_rng(1, "files").normal(0, 20, (9, 12, 14)).astype(np.int16),
+    (0.7, 0.8, 3),
+    (1, 2, 3),
+    (0, 1, 0, 0, 0, 1, 1, 0, 0),
+    "HU",
 )
 
 
@@ -57,7 +64,10 @@ def test_scaled_and_big_endian(tmp_path):
     scaled = nibabel.Nifti1Image(stored.astype(np.int16), np.diag([-1, -1, 2, 1]))
     scaled.header.set_slope_inter(2, -1000)
     scaled.to_filename(tmp_path / "scaled.nii.gz")
-    assert np.array_equal(read_volume(tmp_path / "big.nii").array, stored.T) and read_volume(tmp_path / "big.nii").array.dtype.isnative
+    assert (
+        np.array_equal(read_volume(tmp_path / "big.nii").array, stored.T)
+        and read_volume(tmp_path / "big.nii").array.dtype.isnative
+    )
     assert np.array_equal(read_volume(tmp_path / "scaled.nii.gz").array, stored.T * 2.0 - 1000)
     assert read_volume(tmp_path / "big.nii").spacing == (1, 1, 2)
 

@@ -31,7 +31,7 @@ try() {
   step clone git clone --quiet "$project" "$clone" && cd "$clone" &&
   step setup make setup PYTHON="$python" ${TORCH_INDEX:+TORCH_INDEX="$TORCH_INDEX"} &&
   step pip-check "$bin/python" -m pip check &&
-  step import "$bin/python" -c "import radiomics, torch, nsclc_radiomics.cli" &&
+  step import "$bin/python" -c "import radiomics, torch, nsclc_radiomics.cli.main" &&
   step sample "$bin/nsclc-radiomics" sample "$place/sample cohort" &&
   step values "$bin/python" -m pytest -q tests/test_features_values.py &&
   { [ -z "${ALL:-}" ] || { step paper make paper PROFILE=smoke && step test make test; }; } &&
