@@ -6,15 +6,11 @@ import subprocess
 import sys
 import time
 
-import nsclc_radiomics.docs as docs
-import nsclc_radiomics.importing as importing
-import nsclc_radiomics.unet as unet
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, all_commands
 
-import nsclc_radiomics.paper as paper
 from nsclc_radiomics import __version__
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.cohort.folder import load_cohort
@@ -24,6 +20,7 @@ from nsclc_radiomics.core.files import write_json
 from nsclc_radiomics.core.run import Run
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.loading.hospital import match_roi
 from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 
@@ -286,10 +283,8 @@ def test_a_contour_whose_name_has_a_comma_is_given_by_an_option_of_its_own():
     from nsclc_radiomics.cli.main import build_parser
 
     args = build_parser().parse_args(["import", "dicom", "src", "out", "--roi", "GTV, primary", "--roi", "GTV*,Tumour"])
-    assert importing.match_roi(["Tumour", "GTV, primary", "GTV"], args.roi) == ["GTV, primary"]
-    assert importing.match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and importing.match_roi(
-        ["Tumour"], args.roi
-    ) == ["Tumour"]
+    assert match_roi(["Tumour", "GTV, primary", "GTV"], args.roi) == ["GTV, primary"]
+    assert match_roi(["Tumour", "gtv 1"], args.roi) == ["gtv 1"] and match_roi(["Tumour"], args.roi) == ["Tumour"]
 
 
 def test_the_same_is_said_once(cohort, capsys, monkeypatch):

@@ -461,8 +461,8 @@ WITHOUT = """
                 raise ModuleNotFoundError(name)
 
     sys.meta_path.insert(0, NoTorch())
-    from nsclc_radiomics.cnn import CNN3DClassifier
-    from nsclc_radiomics.core import MissingDependencyError
+    from nsclc_radiomics.models.cnn import CNN3DClassifier
+    from nsclc_radiomics.core.errors import MissingDependencyError
 
     try:
         CNN3DClassifier().fit(np.zeros((4, 1, 8, 8, 8)), [0, 1, 0, 1])

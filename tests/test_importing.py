@@ -551,7 +551,9 @@ def test_download_resumes_and_imports(tmp_path, monkeypatch):
 def test_killed_import_leaves_no_cohort(tmp_path):
     for k in range(8):
         patient_tree(tmp_path / "t" / str(k), f"p{k}")
-    code = "import sys; from nsclc_radiomics.importing import import_dicom; import_dicom(sys.argv[1], sys.argv[2])"
+    code = (
+        "import sys; from nsclc_radiomics.loading.hospital import import_dicom; import_dicom(sys.argv[1], sys.argv[2])"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "t"), str(tmp_path / "c")], env=os.environ)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".c.*/images/*/ct.nii.gz")) and process.poll() is None and time.monotonic() < deadline:

@@ -22,7 +22,11 @@ from packaging.specifiers import SpecifierSet
 import nsclc_radiomics
 from nsclc_radiomics.paper.readme import relative_links
 
-MODULES = sorted(m.name for m in pkgutil.iter_modules(nsclc_radiomics.__path__) if not m.name.startswith("_"))
+MODULES = sorted(
+    m.name.removeprefix("nsclc_radiomics.")
+    for m in pkgutil.walk_packages(nsclc_radiomics.__path__, "nsclc_radiomics.")
+    if "._" not in m.name
+)
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini")
 BLOCKED = """
@@ -220,7 +224,7 @@ def test_what_is_installed_from_either_works(built, kind, tmp_path):
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
     run(sys.executable, "-m", "pip", "install", *options, "--target", tmp_path / "lib", built[kind])
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib")}
-    lines = "import nsclc_radiomics as n; from nsclc_radiomics.features import load_settings; "
+    lines = "import nsclc_radiomics as n; from nsclc_radiomics.features.settings import load_settings; "
     lines += "print(n.__file__, len(load_settings('ct').columns))"
     said = run(sys.executable, "-c", lines, cwd=tmp_path, env=environment)
     assert str(tmp_path / "lib") in said

@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
     """
     run = Run(tmp_path / "killed")
     call = (
-        f"from nsclc_radiomics.paper import run_paper; run_paper({str(run.path)!r}, profile='smoke',"
+        f"from nsclc_radiomics.paper.chapters import run_paper; run_paper({str(run.path)!r}, profile='smoke',"
         f" only={NAMES[:2]!r})"
     )
     process = subprocess.Popen(

@@ -489,9 +489,10 @@ class Absent(importlib.abc.MetaPathFinder):
         if name.split(".")[0] in ("torch", "monai", "safetensors"):
             raise ModuleNotFoundError(f"No module named {name!r}")
 sys.meta_path.insert(0, Absent())
-import nsclc_radiomics.unet as u
-from nsclc_radiomics.core import MissingDependencyError
-try: u.choose_device()
+import nsclc_radiomics.segmentation.segmenter
+from nsclc_radiomics.core.compute import choose_device
+from nsclc_radiomics.core.errors import MissingDependencyError
+try: choose_device()
 except MissingDependencyError as error: print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

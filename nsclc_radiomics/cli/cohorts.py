@@ -18,6 +18,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/10_cohorts.ipynb #8a574d5b
 def add_cohort_commands(commands: Commands) -> None:
+    "Add `sample`, `simulate` and `check`."
     sample = add_command(commands, "sample", _sample, "make the two real lung CTs of the PyRadiomics archive a cohort")
     sample.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
 
@@ -103,6 +104,7 @@ def _print_scope(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/98_cli/10_cohorts.ipynb #1d7a78c8
 def add_import_commands(commands: Commands) -> None:
+    "Add `import dicom`, `import owkin` and `import nifti`."
     imports = commands.add_parser("import", help="make a cohort of what hospitals and archives have").add_subparsers(
         required=True, metavar="KIND"
     )
@@ -163,6 +165,7 @@ def add_import_commands(commands: Commands) -> None:
 
 # %% ../../nbs/98_cli/10_cohorts.ipynb #4a4535a7
 def add_fetch_command(commands: Commands) -> None:
+    "Add `fetch`."
     fetch = add_command(
         commands, "fetch", _fetch, "download a public collection of the Imaging Data Commons and import it"
     )

@@ -17,6 +17,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/30_features.ipynb #5166bd58
 def add_feature_commands(commands: Commands) -> None:
+    "Add `extract`."
     extract = add_command(commands, "extract", _extract, "PyRadiomics features of every patient of a cohort")
     extract.add_argument("cohort", type=Path, metavar="COHORT")
     extract.add_argument(

@@ -26,6 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 # %% ../../nbs/98_cli/05_options.ipynb #e1910096
 def add_command(commands: Commands, name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> Parser:
+    "Add a command with its function and its one-line description, and give its parser."
     parser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     parser.set_defaults(run=run, command=parser)
     return parser
@@ -49,6 +50,7 @@ def whole_number(low: int) -> Callable[[str], int]:
 
 # %% ../../nbs/98_cli/05_options.ipynb #ec6f0586
 def add_jobs(parser: Parser, what: str = "processes") -> None:
+    "Add the option --jobs."
     parser.add_argument(
         "--jobs",
         type=whole_number(1),
@@ -59,6 +61,7 @@ def add_jobs(parser: Parser, what: str = "processes") -> None:
 
 # %% ../../nbs/98_cli/05_options.ipynb #d38e413d
 def add_seed(parser: Parser) -> None:
+    "Add the option --seed."
     parser.add_argument(
         "--seed", type=whole_number(0), default=1, metavar="N", help="of all that is random (default 1)"
     )
@@ -66,6 +69,7 @@ def add_seed(parser: Parser) -> None:
 
 # %% ../../nbs/98_cli/05_options.ipynb #428cddc5
 def add_roi(parser: Parser) -> None:
+    "Add the option --roi."
     parser.add_argument(
         "--roi", action="append", metavar="NAME", help="name of the tumour's contour, or patterns (* and ?) separated by commas; give it"
         " again for a second choice (default: the usual names of a gross tumour volume)"

@@ -17,6 +17,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/60_paper.ipynb #e8f63491
 def add_paper_commands(commands: Commands) -> None:
+    "Add `paper`, `verify`, `publish` and `docs`."
     paper = add_command(commands, "paper", _paper, "execute the paper's notebooks into a run folder")
     paper.add_argument("--run", dest="folder", default="runs/full", metavar="RUN", help="default runs/full")
     paper.add_argument("--cohort", default="", help="a cohort folder (default: the simulated one)")

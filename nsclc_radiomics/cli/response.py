@@ -16,6 +16,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/40_response.ipynb #f92cb54f
 def add_response_command(commands: Commands) -> None:
+    "Add `response`."
     response = add_command(
         commands,
         "response",

@@ -18,6 +18,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/20_segmentation.ipynb #17b68ae0
 def add_segment_commands(commands: Commands) -> None:
+    "Add `segment` and `train-segmenter`."
     segment = add_command(
         commands, "segment", _segment, "outline the tumour of every patient of a cohort, or on one CT"
     )

@@ -18,6 +18,7 @@ __all__ = []
 
 # %% ../../nbs/98_cli/50_signature.ipynb #3cffdc82
 def add_signature_commands(commands: Commands) -> None:
+    "Add `train` and `predict`."
     train = add_command(commands, "train", _train, "learn a signature from a cohort and store it as plain files")
     train.add_argument("cohort", type=Path, metavar="COHORT")
     train.add_argument(

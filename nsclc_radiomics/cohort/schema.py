@@ -225,6 +225,7 @@ def _duplicates(frame: pd.DataFrame, keys: list[str], file: str) -> list[str]:
 
 # %% ../../nbs/10_cohort/10_schema.ipynb #446fb917
 def patient_problems(patients: pd.DataFrame) -> list[str]:
+    "What is wrong in `patients.csv` across rows and columns, one line each."
     problems = _duplicates(patients, ["patient_id"], "patients.csv")
     for early, late in (("treatment_start", "death_date"), ("treatment_start", "last_contact_date")):
         for row, p in patients[patients[late] < patients[early]].iterrows():
@@ -240,6 +241,7 @@ def patient_problems(patients: pd.DataFrame) -> list[str]:
 
 # %% ../../nbs/10_cohort/10_schema.ipynb #5ee585a8
 def lesion_problems(lesions: pd.DataFrame, patients: pd.DataFrame) -> list[str]:
+    "What is wrong in `lesions.csv` across rows, one line each."
     problems = _duplicates(lesions, ["patient_id", "visit_date", "lesion_id"], "lesions.csv")
     unknown = lesions[~lesions["patient_id"].isin(patients["patient_id"])]
     problems += [
@@ -256,6 +258,7 @@ def lesion_problems(lesions: pd.DataFrame, patients: pd.DataFrame) -> list[str]:
 
 # %% ../../nbs/10_cohort/10_schema.ipynb #38256b84
 def meta_problems(meta: Any) -> list[str]:
+    "What is wrong in `cohort.yaml`, one line each."
     if not isinstance(meta, dict):
         return ["cohort.yaml: expected names and values such as `name: mycohort`"]
     problems = [
@@ -271,6 +274,7 @@ def meta_problems(meta: Any) -> list[str]:
 
 # %% ../../nbs/10_cohort/10_schema.ipynb #f76699fb
 def read_meta(path: Path) -> tuple[dict[str, Any], list[str]]:
+    "What `cohort.yaml` says, and what is wrong with it."
     try:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

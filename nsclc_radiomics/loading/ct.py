@@ -75,6 +75,7 @@ def read_ct(
 
 # %% ../../nbs/20_loading/20_ct.ipynb #7f01736a
 def rescaling(slices: list[Slice]) -> tuple[np.ndarray, np.ndarray]:
+    "Slope and intercept of each slice, shape (slices,) each."
     slopes = np.array([s.number("RescaleSlope") for s in slices])
     if np.any(slopes == 0):
         raise ImageError(f"{slices[int(np.argmax(slopes == 0))].file}: {tag_text('RescaleSlope')} is 0")
@@ -93,6 +94,7 @@ def stored_values(s: Slice) -> np.ndarray:
 
 # %% ../../nbs/20_loading/20_ct.ipynb #a91e388e
 def series_name(series: Series) -> str:
+    "The series in words, for messages."
     return f"{series.files[0].parent} ({series.modality} {series.description or 'without description'!r})"
 
 

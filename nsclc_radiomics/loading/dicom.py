@@ -108,6 +108,7 @@ def scan_dicom(
 
 # %% ../../nbs/20_loading/10_dicom.ipynb #a882492c
 def files_of(source: str | Path | Iterable[str | Path]) -> list[Path]:
+    "The files below a path, or those that are given."
     if not isinstance(source, (str, Path)):
         return [Path(file) for file in source]
     source = Path(source)

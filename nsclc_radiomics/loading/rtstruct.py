@@ -56,6 +56,7 @@ def list_rois(path: str | Path) -> pd.DataFrame:
 
 # %% ../../nbs/20_loading/45_rtstruct.ipynb #d122daf0
 def rois_of(header: Dataset, path: str | Path) -> pd.DataFrame:
+    "The structures of an RTSTRUCT or SEG: number, name and how many planes each has."
     with parsing(path, MaskError):
         if header.SOPClassUID in SEGMENTATION_CLASSES:
             shared = _segment_of((header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0])

@@ -151,6 +151,7 @@ def pseudonymised(
 
 # %% ../../nbs/20_loading/65_tables.ipynb #84b74dc9
 def cohort_meta(name: str, evidence: str, endpoint: str, command: str, keep_ids: bool) -> dict[str, Any]:
+    "What `cohort.yaml` says of an imported cohort."
     dates = "as in the source" if keep_ids else "moved for each patient, therapy or the first date known is 2000-01-01"
     return {
         "name": name,

@@ -91,6 +91,7 @@ def irecist(
 def best_of_ivisits(
     days: Sequence[int], codes: Sequence[str], confirmed: bool, rules: Rules
 ) -> tuple[str, int | None, str]:
+    "Best iRECIST response, position of the visit it is dated by, and the reason."
     plain = [TO_RECIST[code] for code in codes]
     best, at, reason = best_of_visits(days, plain, confirmed, replace(rules, after_cr="as_measured"))
     if best != "PD":

@@ -70,6 +70,7 @@ def _say(problems: list[str], rows: pd.DataFrame, bad: Any, what: str) -> None:
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #155fa28d
 def raise_problems(problems: list[str], most: int = 20) -> None:
+    "Raise ResponseError with all problems, the first twenty in words."
     if problems:
         more = [f"and {len(problems) - most} more"] if len(problems) > most else []
         raise ResponseError("lesion measurements cannot be used:\n  " + "\n  ".join(problems[:most] + more))
@@ -334,6 +335,7 @@ def new_lesion_rows(rows: pd.DataFrame) -> np.ndarray:
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #2f8b9411
 def mm_text(value: float) -> str:
+    "Millimetres with at most one decimal."
     return f"{round(value, 1):g}"
 
 

@@ -227,6 +227,7 @@ def _nice_step(end: float) -> float:
 
 # %% ../../nbs/50_outcomes/70_survival.ipynb #6623b061
 def p_text(value: float) -> str:
+    "A p value with its sign: `= 0.012` or `< 0.001`."
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 

@@ -21,6 +21,7 @@ __all__ = ["contradictions"]
 
 # %% ../../nbs/90_paper/20_contradictions.ipynb #0488ab94
 def shipped_definition(name: str) -> list[dict[str, Any]]:
+    "A definition file that the package ships, as a list of entries."
     return shipped_yaml(f"definitions/{name}")[name]
 
 
@@ -109,6 +110,7 @@ def _modalities_exclusive(entry: Mapping[str, Any]) -> tuple[bool, str]:
 
 # %% ../../nbs/90_paper/20_contradictions.ipynb #bab0a270
 def tables_differ(entry: Mapping[str, Any]) -> tuple[bool, str]:
+    "Whether the paper gives different values for one model in different tables, and which."
     found = table_numbers(entry["model"])
     differing = [m for m in entry.get("metrics", METRICS) if found[m].dropna().nunique() > 1]
     return bool(differing), "; ".join(

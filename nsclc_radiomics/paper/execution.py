@@ -214,4 +214,5 @@ def executed_key(target: Path) -> str | None:
 
 # %% ../../nbs/90_paper/62_execution.ipynb #a04aaa04
 def note_beside(target: Path) -> Path:
+    "Where the note beside an executed notebook lies."
     return target.with_name(f".{target.stem}.json")
