@@ -20,7 +20,10 @@ from nsclc_radiomics.core.files import write_json
 from nsclc_radiomics.core.run import Run
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
+from nsclc_radiomics.loading import idc, owkin
 from nsclc_radiomics.loading.hospital import match_roi
+from nsclc_radiomics.paper import chapters, publish, site
+from nsclc_radiomics.segmentation import segmenter
 from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 
@@ -209,12 +212,12 @@ BY_DEFAULT = {
 # What takes minutes or a network: the library's function hears of the defaults, and its signature and the check of jobs
 # accept them.
 HEARD = {
-    "import owkin": (importing, "import_owkin", ["src", "out"]),
-    "fetch": (importing, "list_collection", ["NSCLC-Radiomics"]),
-    "train-segmenter": (unet, "train_segmenter", ["COHORT", "-o", "out"]),
-    "paper": (paper, "run_paper", []),
-    "publish": (paper, "publish", []),
-    "docs": (docs, "build_site", []),
+    "import owkin": (owkin, "import_owkin", ["src", "out"]),
+    "fetch": (idc, "list_collection", ["NSCLC-Radiomics"]),
+    "train-segmenter": (segmenter, "train_segmenter", ["COHORT", "-o", "out"]),
+    "paper": (chapters, "run_paper", []),
+    "publish": (publish, "publish", []),
+    "docs": (site, "build_site", []),
 }
 
 
@@ -297,7 +300,7 @@ def test_the_same_is_said_once(cohort, capsys, monkeypatch):
             {"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"}
         )
 
-    monkeypatch.setattr(importing, "import_owkin", fetched)
+    monkeypatch.setattr(owkin, "import_owkin", fetched)
     assert main(["import", "owkin", "src", str(cohort)]) == 0
     assert capsys.readouterr().err.splitlines() == [
         "nsclc-radiomics: warning: two patients look alike",

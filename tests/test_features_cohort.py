@@ -94,8 +94,8 @@ def test_a_damaged_store_is_made_again_and_failures_of_other_tables_stay(tmp_pat
 def test_a_killed_run_resumes(tmp_path):
     cohort = make_cohort(tmp_path / "c", [f"P{n}" for n in range(40)])
     script = (
-        "import sys; from nsclc_radiomics.cohort import load_cohort; from nsclc_radiomics.features import"
-        f" extract_cohort\nextract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3],"
+        "import sys; from nsclc_radiomics.cohort.folder import load_cohort; from"
+        f" nsclc_radiomics.features.extraction import extract_cohort\nextract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3],"
         " progress=False)"
     )
     out, cache = tmp_path / "ct.parquet", tmp_path / "cache"
