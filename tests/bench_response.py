@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nsclc_radiomics.core.compute import make_rng
-from nsclc_radiomics.outcomes.endpoints import derive_os, derive_pfs
+from nsclc_radiomics.outcomes.endpoints import overall_survival, pfs
 from nsclc_radiomics.outcomes.responses import responses
 
 
@@ -53,7 +53,7 @@ def run(patients: int = 100_000) -> dict[str, dict[str, Any]]:
         visits, table = responses(lesions, people, criteria=criteria)
         results[f"response of {patients:,} patients, {name}"] = _row(started, patients)
         started = time.perf_counter()
-        derive_pfs(visits, table), derive_os(table)
+        pfs(visits, table), overall_survival(table)
         results[f"PFS and OS of {patients:,} patients, {name}"] = _row(started, patients)
     return results
 

@@ -21,7 +21,7 @@ from nsclc_radiomics.core.checks import advice, command_line, option
 from nsclc_radiomics.core.errors import DataError, ImageError, NsclcError, OptionError
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
-from nsclc_radiomics.outcomes.endpoints import derive_pfs
+from nsclc_radiomics.outcomes.endpoints import pfs
 
 KEYWORD = re.compile(r"(?:^|[ ;(\[])[a-z_]+=(?![=\"])")  # `resample=True`, `roi=…`, `evaluator=`
 
@@ -315,12 +315,12 @@ def test_tables_that_lack_what_is_needed():
 def test_pfs_without_a_start_says_which_column():
     visits = pd.DataFrame({"patient_id": ["P1"], "visit_date": ["2024-01-01"], "response": ["SD"]})
     with pytest.raises(DataError, match=r"patients: column start \(the date that time is counted from.*patient_id"):
-        derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"]}))
+        pfs(visits, pd.DataFrame({"patient_id": ["P1"]}))
     with pytest.raises(DataError, match="start of patient P1 is 'soon', which is no date"):
-        derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["soon"]}))
+        pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["soon"]}))
     with pytest.raises(DataError, match="visits: a pandas DataFrame is needed, got list"):
-        derive_pfs([], pd.DataFrame())
-    found = derive_pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["2023-12-02"]}))
+        pfs([], pd.DataFrame())
+    found = pfs(visits, pd.DataFrame({"patient_id": ["P1"], "start": ["2023-12-02"]}))
     assert found.time.tolist() == [30] and not found.event.any()
 
 

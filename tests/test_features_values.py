@@ -14,7 +14,7 @@ from nsclc_radiomics.core.compute import make_rng
 from nsclc_radiomics.core.errors import FeatureError
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.core.volume_files import read_volume
-from nsclc_radiomics.features.extraction import extract_case
+from nsclc_radiomics.features.extraction import extract
 from nsclc_radiomics.features.formulas import CLASS_NAMES, formulas
 from nsclc_radiomics.features.ibsi import SCHEMES, ibsi_table, ibsi_values, read_consensus
 from nsclc_radiomics.features.measure import measure
@@ -46,7 +46,7 @@ def assert_same(ours: pd.Series, reference: dict[str, float], rtol: float = 1e-9
 def test_the_authors_published_values(sample, patient):
     cohort = load_cohort(sample)
     image = cohort.image(patient)
-    values = extract_case(
+    values = extract(
         image,
         read_mask(cohort.mask_path(patient), image),
         {"setting": {"binWidth": 25, "voxelArrayShift": 2000, "minimumROIDimensions": 1}},
@@ -71,7 +71,7 @@ def test_published_features_of_real_patients(reference, part):
     for name in cases:
         with np.load(reference / f"owkin/x_train/images/patient_{name}.npz") as data:
             image, mask = Volume(data["scan"], unit="HU"), Volume(data["mask"].astype(bool), unit="mask")
-        values = extract_case(image, mask, {"setting": {"binWidth": 25}, "featureClass": wanted})
+        values = extract(image, mask, {"setting": {"binWidth": 25}, "featureClass": wanted})
         off = (values[published.columns] - published.loc[int(name)]).abs() / published.loc[int(name)].abs()
         assert len(off) == 52 and off.max() < 1e-9, (name, off.idxmax(), off.max())
 
@@ -161,7 +161,7 @@ def test_equals_pyradiomics(variant):
         "featureClass": ALL,
     }
     reference = theirs(image, mask, params)
-    assert_same(extract_case(image, mask, params), reference)
+    assert_same(extract(image, mask, params), reference)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -175,7 +175,7 @@ def test_equals_pyradiomics_on_any_region(seed, shape, filled, width):
     mask = image.with_array(inside, "mask")
     params = {"setting": {"binWidth": width, "minimumROIDimensions": 1}}
     # a flat region's smallest axis is the square root of a rounding error on both sides
-    assert_same(extract_case(image, mask, params), theirs(image, mask, params), rtol=1e-8, atol=1e-6)
+    assert_same(extract(image, mask, params), theirs(image, mask, params), rtol=1e-8, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -201,7 +201,7 @@ def test_values_do_not_move_with_the_tumour_in_a_large_image():
         "featureClass": {"firstorder": [], "glcm": []},
     }
     image = Volume(wide, unit="HU")
-    assert_same(extract_case(image, Volume(inside), params), theirs(image, Volume(inside), params))
+    assert_same(extract(image, Volume(inside), params), theirs(image, Volume(inside), params))
 
 
 def test_values_that_are_not_numbers_are_refused():

@@ -20,7 +20,7 @@ from nsclc_radiomics.core.run import EVIDENCE, Run
 from nsclc_radiomics.outcomes.endpoints import cohort_outcomes
 from nsclc_radiomics.paper import chapters, schedule
 from nsclc_radiomics.paper.chapters import paper_notebooks, run_paper
-from nsclc_radiomics.paper.compare import compare_runs
+from nsclc_radiomics.paper.compare import verify
 from nsclc_radiomics.paper.execution import normalise_notebook
 from nsclc_radiomics.paper.record import note_inputs
 from nsclc_radiomics.paper.schedule import needed_by
@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(smoke, tmp_path):
     said: list[str] = []
     run_paper(run.path, profile="smoke", only=NAMES[:2], say=said.append)
     assert ["unchanged" in line for line in said if line.startswith("[1/10]")] == [True]
-    assert not [line for line in compare_runs(run, smoke[0]) if "only in" not in line and "one run only" not in line]
+    assert not [line for line in verify(run, smoke[0]) if "only in" not in line and "one run only" not in line]
     for name in NAMES[:2]:
         assert _as_if_anywhere(run, name) == _as_if_anywhere(smoke[0], name)
 

@@ -27,9 +27,9 @@ from nsclc_radiomics.loading.mask import read_mask
 from nsclc_radiomics.loading.views import axial_size, tumour_panels
 from nsclc_radiomics.loading.write_dicom import write_ct, write_rtstruct, write_series
 from nsclc_radiomics.signature.case import case_cohort
-from nsclc_radiomics.signature.page import feature_effects, predict_case, write_report
+from nsclc_radiomics.signature.page import feature_effects, predict, write_report
 from nsclc_radiomics.signature.predict import predict_cohort
-from nsclc_radiomics.signature.train import load_signature, train_signature, used_columns
+from nsclc_radiomics.signature.train import load_signature, train, used_columns
 from nsclc_radiomics.signature.words import OUTCOME_WORDS, answer_words, percent, predicted_words
 from nsclc_radiomics.simulation.cohort import simulate_cohort
 
@@ -45,7 +45,7 @@ def patients(tmp_path_factory):
 
 def trained_as(patients, model):
     run = patients.with_name(model)
-    train_signature(
+    train(
         load_cohort(patients), Run(run), settings="paper", model=model, refits=3, n_splits=2, jobs=1, progress=False
     )
     return run
@@ -113,7 +113,7 @@ def test_the_group_is_named_by_the_endpoint(endpoint, likely, unlikely, volume, 
     cohort, who, case = one_of(patients)
     signature = with_facts(load_signature(volume), endpoint=endpoint, auc=SURE | {"candidates": {}})
     for cut, group in ((0.001, likely), (0.999, unlikely)):
-        found = predict_case(with_facts(signature, cut=cut), out=tmp_path / "p.csv", **case)
+        found = predict(with_facts(signature, cut=cut), out=tmp_path / "p.csv", **case)
         assert found.group.tolist() == [group] == pd.read_csv(
             tmp_path / "p.csv"
         ).group.tolist() and found.no_group.tolist() == [""]
@@ -149,7 +149,7 @@ def test_no_group_is_said_as_large_as_the_number(change, said, volume, patients,
     cohort, who, case = one_of(patients)
     signature = load_signature(volume)
     if change["cut"] == "probability":
-        change = change | {"cut": float(predict_case(signature, out=tmp_path / "p.csv", **case).probability.iloc[0])}
+        change = change | {"cut": float(predict(signature, out=tmp_path / "p.csv", **case).probability.iloc[0])}
     facts = read_json(volume / "signature/signature.json") | change
     run = tmp_path / "run"
     shutil.copytree(volume, run)
@@ -189,7 +189,7 @@ def test_only_what_the_model_uses_is_listed(volume, clinical, patients, tmp_path
         single, groups = feature_effects(signature, signature.training.iloc[0][signature.columns])
         assert set(single.index) == set(used)
         assert groups.index.tolist() == (["size and shape"] if run == volume else ["clinical variables"])
-    found = predict_case(load_signature(volume), out=tmp_path / "p.csv", **case)
+    found = predict(load_signature(volume), out=tmp_path / "p.csv", **case)
     assert "not known" not in found.warning.iloc[0] and found.imputed.iloc[0] == ""
     assert "not known of this patient" not in (tmp_path / "p.html").read_text(encoding="utf-8")
 
@@ -199,7 +199,7 @@ def test_a_clinical_model_without_clinical_variables_refuses(clinical, patients,
     signature = load_signature(clinical)
     folder = dicom_of(cohort, who, tmp_path / "scan", "DOE-1", roi="GTV-1")
     with pytest.raises(DataError, match="DOE-1.*'clinical'"):
-        predict_case(signature, folder, tmp_path / "p.csv")
+        predict(signature, folder, tmp_path / "p.csv")
     assert main(["predict", str(clinical), str(folder), "-o", str(tmp_path / "p.csv")]) == 2
     said = capsys.readouterr().err
     assert "--clinical" in said and all(c in said for c in used_columns(signature)) and "DOE-1" in said
@@ -239,7 +239,7 @@ def test_another_models_number_is_not_given_where_it_knows_nothing(combined, cli
         models=load_signature(combined).models | {"clinical": load_signature(clinical).models["clinical"]},
     )
     both.facts["scales"]["clinical"] = (0.0, 1.0)
-    found = predict_case(both, out=tmp_path / "p.csv", **case)
+    found = predict(both, out=tmp_path / "p.csv", **case)
     assert (
         np.isnan(found.probability_clinical.iloc[0])
         and found.probability_combined.notna().all()
@@ -254,7 +254,7 @@ def test_another_models_number_is_not_given_where_it_knows_nothing(combined, cli
 def test_ids_and_roi_names_are_escaped_and_the_id_is_the_patients_own(volume, patients, tmp_path):
     cohort, who, _ = one_of(patients)
     folder = dicom_of(cohort, who, tmp_path / "scan", "<script>alert(1)</script>", roi="GTV <b onload=x>")
-    found = predict_case(load_signature(volume), folder, tmp_path / "p.csv", roi="GTV*")
+    found = predict(load_signature(volume), folder, tmp_path / "p.csv", roi="GTV*")
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert found.index.tolist() == ["<script>alert(1)</script>"] == pd.read_csv(tmp_path / "p.csv").patient_id.tolist()
     assert "Patient &lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page
@@ -280,7 +280,7 @@ def test_a_clinical_row_of_another_patient_is_refused(volume, patients, tmp_path
     folder = dicom_of(cohort, who, tmp_path / "scan", "DOE-1")
     (tmp_path / "c.csv").write_text("patient_id,age\nROE-2,61\n")
     with pytest.raises(CohortError, match="ROE-2.*DOE-1"):
-        predict_case(
+        predict(
             load_signature(volume), folder / "CT", tmp_path / "p.csv", mask=case["mask"], clinical=tmp_path / "c.csv"
         )
 
@@ -418,7 +418,7 @@ def test_a_tumour_at_the_edge_of_the_image_is_drawn():
 
 def test_the_page_has_size_place_sides_and_window(volume, patients, tmp_path):
     cohort, who, case = one_of(patients)
-    predict_case(load_signature(volume), out=tmp_path / "p.csv", **case)
+    predict(load_signature(volume), out=tmp_path / "p.csv", **case)
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
     text, mask = text_of(page), read_mask(case["mask"])
     size, millilitres = axial_size(mask), mask.array.sum() * mask.voxel_volume / 1000

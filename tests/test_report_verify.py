@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.run import Run
-from nsclc_radiomics.paper.compare import TOLERANCES, _same_text, compare_runs
+from nsclc_radiomics.paper.compare import TOLERANCES, _same_text, verify
 from nsclc_radiomics.paper.provenance import write_provenance
 from nsclc_radiomics.paper.record import note_inputs, save_figure, save_table
 
@@ -60,11 +60,11 @@ def make(
 
 def test_equal_runs_agree_and_any_change_is_named(tmp_path):
     a = make(tmp_path / "a")
-    assert compare_runs(a, make(tmp_path / "b")) == []
-    found = compare_runs(a, make(tmp_path / "c", auc=0.8100001, count=14))
+    assert verify(a, make(tmp_path / "b")) == []
+    found = verify(a, make(tmp_path / "c", auc=0.8100001, count=14))
     assert {d.split(":")[0] for d in found} == {"numbers.json", "tables/counts.csv", "figures/line.csv"}
     (a.path / "tables/extra.csv").write_text("x\n1\n")
-    assert [d for d in compare_runs(a, make(tmp_path / "d")) if "only in" in d]
+    assert [d for d in verify(a, make(tmp_path / "d")) if "only in" in d]
 
 
 def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
@@ -73,9 +73,9 @@ def test_another_machine_may_differ_in_last_digits_and_no_more(tmp_path):
         make(tmp_path / "b", auc=0.81 * (1 + 1e-9), shown="0.81 (0.75 to 0.88)"),
         make(tmp_path / "c", auc=0.811),
     )
-    assert compare_runs(a, near) != [] and compare_runs(a, near, tolerance=None) == []
-    assert len(compare_runs(a, far, tolerance=None)) == 2
-    assert compare_runs(a, make(tmp_path / "d", count=14), tolerance=None) != []
+    assert verify(a, near) != [] and verify(a, near, tolerance=None) == []
+    assert len(verify(a, far, tolerance=None)) == 2
+    assert verify(a, make(tmp_path / "d", count=14), tolerance=None) != []
 
 
 def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_words(tmp_path):
@@ -84,10 +84,10 @@ def test_a_network_of_another_machine_agrees_where_intervals_overlap_and_in_word
     """
     a, b = make(tmp_path / "a", network=0.80), make(tmp_path / "b", network=0.85)
     c, d = make(tmp_path / "c", network=0.85, by="Random Forest"), make(tmp_path / "d", network=0.95, rows=3)
-    assert len(compare_runs(a, b)) == 2 and compare_runs(a, b, tolerance=None) == []
-    assert [f.split(":")[0] for f in compare_runs(a, c, tolerance=None)] == ["tables/calls.csv"]
-    assert [f.split(":")[0] for f in compare_runs(a, d, tolerance=None)] == ["numbers.json", "tables/calls.csv"]
-    assert len(compare_runs(a, b, tolerance=1e-3)) == 2
+    assert len(verify(a, b)) == 2 and verify(a, b, tolerance=None) == []
+    assert [f.split(":")[0] for f in verify(a, c, tolerance=None)] == ["tables/calls.csv"]
+    assert [f.split(":")[0] for f in verify(a, d, tolerance=None)] == ["numbers.json", "tables/calls.csv"]
+    assert len(verify(a, b, tolerance=1e-3)) == 2
 
 
 def made_by(run: Run, processor: str, public: str = "absent") -> str:

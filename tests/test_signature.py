@@ -22,7 +22,7 @@ from nsclc_radiomics.segmentation.seeded import centre_point
 from nsclc_radiomics.signature.choice import candidate_models, nested_probabilities, refit_probabilities
 from nsclc_radiomics.signature.predict import predict_cohort
 from nsclc_radiomics.signature.store import read_model
-from nsclc_radiomics.signature.train import load_signature, train_signature
+from nsclc_radiomics.signature.train import load_signature, train
 from nsclc_radiomics.simulation.cohort import simulate_cohort
 
 OPTIONS = ["--params", "paper", "--refits", "3", "--folds", "3", "--jobs", "1"]
@@ -48,7 +48,7 @@ def one_kind(patients):
     question.
     """
     run = patients.with_name("one_kind")
-    train_signature(
+    train(
         load_cohort(patients),
         Run(run),
         settings="paper",
@@ -95,7 +95,7 @@ def test_other_splits_change_nothing(patients, one_kind, tmp_path):
     table = pd.read_csv(other / "patients.csv", dtype=str, keep_default_na=False)
     table.loc[table.split != "train", "age"] = "20"
     table.to_csv(other / "patients.csv", index=False)
-    train_signature(
+    train(
         load_cohort(other),
         Run(tmp_path / "run"),
         settings="paper",
@@ -109,7 +109,7 @@ def test_other_splits_change_nothing(patients, one_kind, tmp_path):
 
 
 def test_processes_change_nothing(patients, one_kind, tmp_path):
-    train_signature(
+    train(
         load_cohort(patients),
         Run(tmp_path / "run"),
         settings="paper",
@@ -339,7 +339,7 @@ def test_labels_by_lot_give_nothing():
 
 def test_a_network_shows_where_it_looked(patients, tmp_path):
     cohort = load_cohort(patients)
-    facts = train_signature(
+    facts = train(
         cohort,
         Run(tmp_path / "run"),
         settings="paper",

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from nsclc_radiomics.core.compute import make_rng
 from nsclc_radiomics.core.errors import DataError, LeakageError, OptionError, ResponseError
 from nsclc_radiomics.outcomes.cox import auc_at, c_index, cox, cox_zph, plot_forest, restricted_mean
-from nsclc_radiomics.outcomes.endpoints import Censoring, derive_os, derive_pfs, derive_response_times, pfs
+from nsclc_radiomics.outcomes.endpoints import Censoring, overall_survival, pfs, pfs_of_patient, response_times
 from nsclc_radiomics.outcomes.responses import responses
 from nsclc_radiomics.outcomes.risk_groups import optimised_cut, predicted_group
 from nsclc_radiomics.outcomes.survival import (
@@ -36,7 +36,7 @@ def at(day: int | None) -> pd.Timestamp | None:
 def outcome(visits, rules=Censoring(), **dates):
     "Time, event and reason of a patient whose dates are given in days."
     baseline = dates.pop("baseline", True)
-    found = pfs(
+    found = pfs_of_patient(
         START, [(at(d), c) for d, c in visits], **{k: at(d) for k, d in dates.items()}, baseline=baseline, rules=rules
     )
     assert found.date == at(found.time - rules.first_day)
@@ -142,10 +142,10 @@ def test_pfs_never_exceeds_os_and_a_table_says_the_same(moves, dies, spoke, ther
                              "new_therapy_date": [at(therapy)]})  # fmt: skip
     rows = pd.DataFrame({"patient_id": "P", "visit_date": [at(d) for d in days], "response": [c for _, c in moves]})
     rows = rows.astype({"visit_date": "datetime64[ns]"})
-    row = derive_pfs(rows, patients, rules).iloc[0]
+    row = pfs(rows, patients, rules).iloc[0]
     assert (row["time"], row["event"], row["reason"]) == (time, event, reason)
-    survival = derive_os(patients, rules).iloc[0]
-    if not rules.ne_counts:  # an NE visit is not among what derive_os knows
+    survival = overall_survival(patients, rules).iloc[0]
+    if not rules.ne_counts:  # an NE visit is not among what overall_survival knows
         assert time <= survival["time"]
 
 
@@ -157,18 +157,18 @@ def test_from_lesions_to_endpoints():
     visits, patients = responses(
         lesions, pd.DataFrame({"patient_id": ["A", "B", "C"], "treatment_start": START, "last_contact_date": at(400)})
     )
-    table = derive_pfs(visits, patients).set_index("patient_id")
+    table = pfs(visits, patients).set_index("patient_id")
     assert table["time"].to_dict() == {"A": 224, "B": 224, "C": 0} and table["event"].to_dict() == {
         "A": True,
         "B": False,
         "C": False,
     }
     assert table.loc["C", "reason"] == "censored: no baseline assessment"
-    assert derive_os(patients)["time"].tolist() == [400, 400, 400]
-    both = derive_response_times(patients, derive_pfs(visits, patients))
+    assert overall_survival(patients)["time"].tolist() == [400, 400, 400]
+    both = response_times(patients, pfs(visits, patients))
     assert both[["patient_id", "time_to_response", "duration", "event"]].values.tolist() == [["A", 112, 112, True]]
     with pytest.raises(ResponseError, match="patient C .*neither treatment_start"):
-        derive_pfs(visits, patients.assign(start=patients["start"].where(patients["patient_id"] != "C")))
+        pfs(visits, patients.assign(start=patients["start"].where(patients["patient_id"] != "C")))
 
 
 # The acute myelogenous leukaemia data of Miller (1981), in every textbook and in R's survival package.

@@ -77,7 +77,7 @@ def _paper(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/98_cli/60_paper.ipynb #021fb9cf
 def _verify(args: argparse.Namespace) -> int:
-    from ..paper.compare import comparable_numbers, compare_numbers, compare_runs, same_processor
+    from ..paper.compare import comparable_numbers, compare_numbers, same_processor, verify
 
     a, b = Run(Path(args.a)), Run(Path(args.b))
     between = args.between_machines or (args.tolerance is None and not same_processor(a, b))
@@ -86,7 +86,7 @@ def _verify(args: argparse.Namespace) -> int:
         one, other, aside = comparable_numbers(a, b)
         differences = compare_numbers(one, other, tolerance)
     else:
-        differences = compare_runs(a, b, tolerance)
+        differences = verify(a, b, tolerance)
     if aside:
         print(
             f"{len(aside)} numbers not compared, of real patients or totals that count them: the runs had not the same"

@@ -98,12 +98,12 @@ def add_signature_commands(commands: Commands) -> None:
 # %% ../../nbs/98_cli/50_signature.ipynb #9efe500f
 def _train(args: argparse.Namespace) -> None:
     from ..cohort.folder import load_cohort
-    from ..signature.train import load_signature, train_signature
+    from ..signature.train import load_signature, train
 
     cohort = load_cohort(args.cohort)
     settings = args.params or cohort.meta.get("feature_settings", "ct")
     options = {name: getattr(args, name) for name in ("model", "network", "epochs", "refits", "seed", "jobs")}
-    facts = train_signature(cohort, Run(args.out.resolve()), settings=settings, n_splits=args.folds, **options)
+    facts = train(cohort, Run(args.out.resolve()), settings=settings, n_splits=args.folds, **options)
     for name, (auc, low, high) in facts["auc"]["candidates"].items():
         print(
             f"{name:10s} cross-validated AUC {auc:.3f} ({low:.3f} to"
@@ -117,13 +117,13 @@ def _train(args: argparse.Namespace) -> None:
 # %% ../../nbs/98_cli/50_signature.ipynb #d6da9fee
 def _predict(args: argparse.Namespace) -> int:
     from ..loading.hospital import ROI_NAMES
-    from ..signature.page import predict_case
+    from ..signature.page import predict
     from ..signature.train import load_signature
     from ..signature.words import answer_words
 
     signature = load_signature(args.run_folder.resolve())
     options = {name: getattr(args, name) for name in ("mask", "point", "clinical", "report", "jobs")}
-    found = predict_case(signature, args.case, args.out, roi=args.roi or ROI_NAMES, progress=True, **options)
+    found = predict(signature, args.case, args.out, roi=args.roi or ROI_NAMES, progress=True, **options)
     for patient, row in found[found["error"] != ""].iterrows():
         print(f"nsclc-radiomics: error: patient {patient}: {row.error}", file=sys.stderr)
     known = found[found["error"] == ""]

@@ -26,11 +26,11 @@ from .pyradiomics import engine_hash
 from .settings import FeatureSettings, load_settings
 
 # %% auto #0
-__all__ = ["extract_case", "extract_cohort"]
+__all__ = ["extract", "extract_cohort"]
 
 
 # %% ../../nbs/40_features/60_extraction.ipynb #bf62da64
-def extract_case(
+def extract(
     image: Volume,
     mask: Volume,  # on the image's grid; boolean, or 0 and 1
     settings: str | Path | Mapping[str, Any] | FeatureSettings = "ct",

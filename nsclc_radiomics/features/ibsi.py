@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from ..core.errors import DataError, OptionError
 from ..core.volume import Volume
-from .extraction import extract_case
+from .extraction import extract
 
 # %% auto #0
 __all__ = ["ibsi_table"]
@@ -241,11 +241,11 @@ def ibsi_values(
     if bin_start and scheme.limits:
         setting["binStart"] = scheme.limits[0]
     texture = {"firstorder": [], "glcm": [], "glrlm": [], "glszm": [], "gldm": [], "ngtdm": []}
-    shape = extract_case(
+    shape = extract(
         image, whole, {"setting": {"minimumROIDimensions": 1}, "featureClass": {"shape": list(_MORPHOLOGY)}}
     )
-    averaged = extract_case(image, kept, {"setting": setting, "featureClass": texture})
-    merged = extract_case(
+    averaged = extract(image, kept, {"setting": setting, "featureClass": texture})
+    merged = extract(
         image,
         kept,
         {"setting": {**setting, "weightingNorm": "no_weighting"}, "featureClass": {"glcm": [], "glrlm": []}},

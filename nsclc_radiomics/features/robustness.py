@@ -21,7 +21,7 @@ from ..core.errors import DataError, FeatureError, GeometryError, ImageError, Ma
 from ..core.files import reference_dir
 from ..core.style import COLOURS
 from ..core.volume import Volume
-from .extraction import extract_case
+from .extraction import extract
 from .settings import FeatureSettings, load_settings
 from ..loading.mask import read_mask
 
@@ -211,7 +211,7 @@ def _measured(
     image: Volume, mask: Volume, change: Perturbation, rng: np.random.Generator, chosen: FeatureSettings
 ) -> np.ndarray:
     try:
-        return extract_case(*perturb(image, mask, change, rng), chosen).to_numpy()
+        return extract(*perturb(image, mask, change, rng), chosen).to_numpy()
     except (FeatureError, MaskError):
         return np.full(len(chosen.columns), np.nan)
 

@@ -22,7 +22,7 @@ from .recist import Rules
 from .responses import responses
 
 # %% auto #0
-__all__ = ["Censoring", "pfs", "derive_pfs", "derive_os", "derive_response_times", "cohort_outcomes"]
+__all__ = ["Censoring", "pfs_of_patient", "pfs", "overall_survival", "response_times", "cohort_outcomes"]
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #e0d1ce07
@@ -71,7 +71,7 @@ class Outcome:
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #51db8544
-def pfs(
+def pfs_of_patient(
     start: Any,  # start of treatment, or randomisation
     visits: Sequence[
         tuple[Any, str]
@@ -183,7 +183,7 @@ def _last(days: Iterable[float], until: float) -> float:
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #87124ad3
-def derive_pfs(
+def pfs(
     visits: pd.DataFrame,  # as from `responses`: patient_id, visit_date, response
     # as from `responses`: patient_id, start, baseline_date, progression_date, death_date and so on
     patients: pd.DataFrame,
@@ -277,7 +277,7 @@ def _outcomes(
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #ebe11204
-def derive_os(
+def overall_survival(
     patients: pd.DataFrame,  # as from `responses`
     rules: Censoring = Censoring(),  # of these, `data_cut` and `first_day` are used
 ) -> pd.DataFrame:
@@ -308,9 +308,9 @@ def derive_os(
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #dfd71b1c
-def derive_response_times(
+def response_times(
     patients: pd.DataFrame,  # as from `responses`
-    progression: pd.DataFrame,  # as from `derive_pfs` for the same patients
+    progression: pd.DataFrame,  # as from `pfs` for the same patients
 ) -> pd.DataFrame:
     "Time to response and duration of response in days for the responders; the duration ends as PFS does."
     require_columns(patients, ["patient_id", "start", "responder", "response_date"], "patients")
@@ -345,7 +345,7 @@ def _from_lesions(cohort: Cohort) -> pd.DataFrame:
     "Best overall response by RECIST 1.1 and PFS from lesions.csv; patients without lesions are not evaluable."
     visits, patients = responses(cohort.lesions, cohort.patients, rules=Rules(no_baseline="not_evaluable"))
     known = patients[patients["start"].notna()]
-    progression = derive_pfs(visits, known).set_index("patient_id")
+    progression = pfs(visits, known).set_index("patient_id")
     out = patients.set_index("patient_id")[["best_response"]].rename(columns={"best_response": "response"})
     out = out.join(progression[["time", "event", "reason"]]).reindex(cohort.ids)
     out["reason"] = out["reason"].fillna("no lesions recorded")
@@ -356,7 +356,7 @@ def _from_lesions(cohort: Cohort) -> pd.DataFrame:
 def _from_dates(cohort: Cohort) -> pd.DataFrame:
     "Overall survival from treatment_start, death_date and last_contact_date."
     known = cohort.patients[cohort.patients["treatment_start"].notna()]
-    survival = derive_os(known.assign(start=known["treatment_start"])).set_index("patient_id")
+    survival = overall_survival(known.assign(start=known["treatment_start"])).set_index("patient_id")
     out = survival.reindex(cohort.ids)[["time", "event", "reason"]].assign(response=None)
     out["reason"] = out["reason"].fillna("no start of treatment recorded")
     return out.astype({"time": float, "event": float})

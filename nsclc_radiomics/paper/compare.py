@@ -16,7 +16,7 @@ from ..core.files import read_json
 from ..core.run import Run
 
 # %% auto #0
-__all__ = ["compare_runs"]
+__all__ = ["verify"]
 
 # %% ../../nbs/90_paper/55_compare.ipynb #c029f360
 TOLERANCES = {"network": (0.1, 0.1), "other": (1e-6, 1e-9)}  # between machines: relative, absolute
@@ -73,7 +73,7 @@ def comparable_numbers(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any], 
 
 
 # %% ../../nbs/90_paper/55_compare.ipynb #bbc68fde
-def compare_runs(
+def verify(
     a: Run,
     b: Run,
     tolerance: float | None = 0.0,  # relative; zero on one machine, None for the TOLERANCES between machines
@@ -97,7 +97,7 @@ def compare_runs(
 def compare_numbers(
     one: dict[str, Any],
     other: dict[str, Any],
-    tolerance: float | None = 0.0,  # as in `compare_runs`
+    tolerance: float | None = 0.0,  # as in `verify`
 ) -> list[str]:
     "What differs between two `numbers.json`, one line each."
     differences = []

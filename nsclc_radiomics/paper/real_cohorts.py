@@ -28,7 +28,7 @@ from ..core.style import COLOURS, with_interval
 from ..evaluation.controls import shuffle_inside
 from ..evaluation.metrics import auc_interval
 from ..evaluation.protocol import fit_predict, out_of_fold
-from ..features.extraction import extract_case
+from ..features.extraction import extract
 from ..features.robustness import feature_icc, perturbed_features
 from ..features.settings import load_settings
 from ..loading.mask import read_mask
@@ -224,7 +224,7 @@ def shuffled_features(
 def _shuffled(cohort: Cohort, patient: str, chosen: Any, seed: int) -> pd.Series:
     image = cohort.image(patient)
     mask = read_mask(cohort.mask_path(patient), image)
-    return extract_case(shuffle_inside(image, mask, seed, patient), mask, chosen)
+    return extract(shuffle_inside(image, mask, seed, patient), mask, chosen)
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #9eecc1b1

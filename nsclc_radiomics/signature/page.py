@@ -33,7 +33,7 @@ from .train import Signature, imputed_values, used_columns
 from .words import OUTCOME_WORDS, answer_words, percent
 
 # %% auto #0
-__all__ = ["predict_case"]
+__all__ = ["predict"]
 
 # %% ../../nbs/80_signature/30_page.ipynb #54bc3356
 GROUPS = {"shape": "size and shape", "firstorder": "density", "": "texture"}
@@ -287,7 +287,7 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
 
 
 # %% ../../nbs/80_signature/30_page.ipynb #7386bad5
-def predict_case(
+def predict(
     signature: Signature,
     case: str | Path,  # as `case_cohort` takes it
     out: str | Path,  # CSV to write; the page goes beside it, with the ending .html

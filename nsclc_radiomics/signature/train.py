@@ -48,7 +48,7 @@ from .store import FORMAT, read_model, store_model
 from .words import OUTCOME_WORDS
 
 # %% auto #0
-__all__ = ["train_signature", "Signature", "load_signature"]
+__all__ = ["train", "Signature", "load_signature"]
 
 
 # %% ../../nbs/80_signature/10_train.ipynb #5d3f0918
@@ -85,7 +85,7 @@ def _images(cohort: Cohort, ids: list[str], jobs: int | None) -> pd.DataFrame:
 
 
 # %% ../../nbs/80_signature/10_train.ipynb #fd0f29d0
-def train_signature(
+def train(
     cohort: Cohort,
     run: Run,  # receives the folder `signature`, which must not be there yet
     settings: str = "ct",  # of PyRadiomics: a shipped name or a YAML file
@@ -245,7 +245,7 @@ class Signature:
 
 # %% ../../nbs/80_signature/10_train.ipynb #2110d84c
 def load_signature(
-    run: str | Path | Run,  # what `train_signature` was given
+    run: str | Path | Run,  # what `train` was given
 ) -> Signature:
     """The signature in a run folder. Nothing in it is run.
 
