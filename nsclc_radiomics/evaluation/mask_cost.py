@@ -26,12 +26,11 @@ from .comparison import paired_delong
 from .protocol import guard_disjoint
 from ..features.robustness import feature_icc
 from ..loading.mask import read_mask
-from ..segmentation.inference import segment
 from ..segmentation.model import Segmenter
 from ..segmentation.network import UnetSettings
 from ..segmentation.scores import SCORES, segmentation_scores, summarise_scores
 from ..segmentation.seeded import centre_point
-from ..segmentation.segmenter import seeded, segment_cohort, train_segmenter
+from ..segmentation.segmenter import seeded, segment, segment_cohort, train_segmenter
 
 # %% auto #0
 __all__ = [

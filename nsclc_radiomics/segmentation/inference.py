@@ -22,7 +22,7 @@ from .seeded import index_of, point_of
 from .training import SMALLEST_LOOK_MM, half_of, is_crop
 
 # %% auto #0
-__all__ = ["Segmentation", "segment"]
+__all__ = ["Segmentation"]
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7afd83f6
 THRESHOLD = 0.5
@@ -41,7 +41,7 @@ class Segmentation:
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #8d801c97
-def segment(
+def segment_by_network(
     image: Volume,  # CT in HU
     model: Any,  # a `Segmenter`, or anything with `patch`, `spacing` and `probability`
     where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in mm (x, y, z)

@@ -28,7 +28,7 @@ from ..loading.ct import read_ct
 from ..loading.mask import read_mask
 from ..loading.seg import write_seg
 from .bundle import load_bundle
-from .inference import Segmentation, segment
+from .inference import Segmentation, segment_by_network
 from .model import Segmenter, load_model, save_model
 from .network import UnetSettings, torch_and_monai
 from .scores import segmentation_scores
@@ -36,7 +36,7 @@ from .seeded import centre_point, point_of, segment_seeded
 from .training import Case, fingerprint, prepare_cases, train_network
 
 # %% auto #0
-__all__ = ["train_segmenter", "segment_cohort", "segment_image"]
+__all__ = ["train_segmenter", "segment_cohort", "segment", "segment_image"]
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #b4b4158e
@@ -162,7 +162,7 @@ def _score(
         if truth is None:
             raise MaskError(f"{patient}: no expert's mask to take the click from{advice('; give the points')}")
         where = centre_point(truth)
-    result = model(image, where) if callable(model) else segment(image, model, where, device)
+    result = segment(image, model, where, device)
     if masks is not None:
         write_volume(result.mask, masks / f"{patient}.nii.gz")
     row = (
@@ -288,6 +288,31 @@ def open_model(model: Any) -> Any:
     return load_model(model)
 
 
+# %% ../../nbs/30_segmentation/60_segmenter.ipynb #5e93a1c4
+def segment(
+    image: Volume,  # CT in HU
+    model: Any,  # `seeded` (one click, no network), the folder of a trained network, `bundle:PATH`, or a model itself
+    where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in the tumour in mm (x, y, z)
+    device: str = "auto",  # of a network: auto, cpu, cuda or mps
+) -> Segmentation:
+    """Outline the tumour on a CT: `mask` is a boolean Volume on the image's grid, `note` says in words what was found.
+
+    `places` has one row per place found: x, y, z in mm, volume_cm3 and mean probability, most likely first. An empty
+    mask is no error. Without a network the click must lie in the solid part of the tumour.
+
+    Raises OptionError for a point outside the image, ImageError for an image that is no CT in HU, ModelError for a
+    folder without a model.
+
+    Source: region growing from a click as in Dehmeshki et al., IEEE Trans Med Imaging 2008; 3D U-Net of MONAI.
+
+    >>> image, click = nr.load_cohort("trial").image("sim0001"), tumour_centre
+    >>> nr.segment(image, "seeded", click).mask.unit
+    'mask'
+    """
+    opened = open_model(model)
+    return opened(image, where) if callable(opened) else segment_by_network(image, opened, where, device)
+
+
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #3f64a753
 def segment_image(
     source: str | Path,  # a CT as NIfTI or NRRD, or the folder of a DICOM series
@@ -306,7 +331,7 @@ def segment_image(
             f"{out}: a DICOM SEG points to the DICOM images that it was made on; give their folder, or write .nii.gz"
         )
     image = read_ct(source) if source.is_dir() else read_volume(source, "HU")
-    result = model(image, where) if callable(model) else segment(image, model, where, device)
+    result = segment(image, model, where, device)
     if result.mask.array.any():
         name = getattr(model, "name", "one click")
         write_seg(result.mask, source, out, algorithm=f"nsclc_radiomics {name}") if as_seg else write_volume(

@@ -21,10 +21,9 @@ from ..core.volume_files import read_volume
 from ..loading.mask import read_mask
 from ..loading.preprocess import turned_to_lps
 from ..loading.views import WINDOWS, largest_slice, show_slice
-from .inference import segment
 from .scores import segmentation_scores
 from .seeded import point_of
-from .segmenter import open_model
+from .segmenter import open_model, segment
 
 # %% auto #0
 __all__ = ["SeedViewer", "telling_cases", "plot_outlines"]
@@ -112,11 +111,7 @@ class SeedViewer:
     def outline(self) -> None:
         "Outline the tumour at the crosshair, show it, and say what was found, or why nothing was."
         try:
-            result = (
-                self.model(self.image, self.point)
-                if callable(self.model)
-                else segment(self.image, self.model, self.point)
-            )
+            result = segment(self.image, self.model, self.point)
             self.mask, self.note.value = result.mask, result.note
             if self.truth is not None and result.mask.array.any():
                 self.note.value += f"; Dice {segmentation_scores(result.mask, self.truth)['dice']:.2f}"

@@ -29,7 +29,7 @@ from ..models.crops import CropSettings, tumour_crop
 from .case import case_cohort, own_id
 from .choice import CANDIDATES, rescaled
 from .predict import predict_cohort
-from .train import Signature, imputed_values, used_columns
+from .train import Signature, imputed_values, load_signature, used_columns
 from .words import OUTCOME_WORDS, answer_words, percent
 
 # %% auto #0
@@ -288,8 +288,8 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
 
 # %% ../../nbs/80_signature/30_page.ipynb #7386bad5
 def predict(
-    signature: Signature,
-    case: str | Path,  # as `case_cohort` takes it
+    signature: Signature | str | Path,  # a stored signature, or the run folder it is in
+    case: str | Path,  # a cohort, a DICOM folder, the challenge's layout, or an image file
     out: str | Path,  # CSV to write; the page goes beside it, with the ending .html
     mask: str | Path | None = None,
     point: Sequence[float] | None = None,
@@ -308,6 +308,7 @@ def predict(
     out = Path(out)
     if out.suffix != ".csv":
         raise OptionError(f"{out}: predictions are written as CSV; give a name that ends in .csv")
+    signature = signature if isinstance(signature, Signature) else load_signature(signature)
     with case_cohort(case, mask, point, roi, clinical) as cohort:
         predictions, table = predict_cohort(signature, cohort, jobs, progress)
         predictions["error"] = predictions["error"].str.replace(f"{cohort.path}/", "", regex=False)
