@@ -86,13 +86,20 @@ def _torch_seed(seed: int, *keys: str | int) -> int:
 
 # %% ../../nbs/60_models/60_cnn.ipynb #4a75022c
 class CNN3DClassifier(ClassifierMixin, BaseEstimator):
-    """The paper's 3D-CNN for two classes, over volumes of shape (channels, size, size, size) with values of about 0 to
-    1.
+    """The paper's 3D-CNN for two classes, over volumes of shape (patients, channels, size, size, size) with values of about
+    0 to 1; a scikit-learn classifier.
 
-    Fitted attributes: `classes_` (2,), `network_` (the torch module in evaluation mode), `history_` (one row an epoch:
+    Fitted attributes: `classes_` (2,), `network_` (the torch module in evaluation mode), `history_` (one row per epoch:
     epoch, loss, validation_loss), `best_epoch_`, and `states_` with the `last` and the `best` weights. Best is the
     epoch of least validation loss, or of least training loss where nobody is set aside. Raises DataError for one class
-    only, NaN, unequal shapes, or volumes too small for the network.
+    only, NaN, unequal shapes, or volumes too small for the network; MissingDependencyError without torch.
+
+    Source: architecture and training as the paper describes them; what it leaves open is a parameter.
+
+    >>> import numpy as np
+    >>> network = nr.CNN3DClassifier(masks=(), epochs=1, augmentation=None)
+    >>> network.fit(np.zeros((4, 1, 16, 16, 16)), [0, 1, 0, 1]).predict_proba(np.zeros((3, 1, 16, 16, 16))).shape
+    (3, 2)
     """
 
     def __init__(

@@ -78,7 +78,17 @@ def verify(
     b: Run | str | Path,
     tolerance: float | None = 0.0,  # relative; zero on one machine, None for the TOLERANCES between machines
 ) -> list[str]:
-    "What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree."
+    """What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree.
+
+    Raises RunError for a run without numbers.
+
+    Source: byte for byte on one machine; between machines within the tolerances of this module.
+
+    >>> nr.verify("runs/trial", "runs/trial")
+    []
+    >>> len(nr.verify("runs/trial", "runs/trial", tolerance=None))
+    0
+    """
     a, b = as_run(a), as_run(b)
     differences = compare_numbers(a.numbers(), b.numbers(), tolerance)
     for folder in ("tables", "figures"):

@@ -298,16 +298,17 @@ def segment(
     """Outline the tumour on a CT: `mask` is a boolean Volume on the image's grid, `note` says in words what was found.
 
     `places` has one row per place found: x, y, z in mm, volume_cm3 and mean probability, most likely first. An empty
-    mask is no error. Without a network the click must lie in the solid part of the tumour.
+    mask is no error. Without a network the point has to lie in the solid part of the tumour.
 
     Raises OptionError for a point outside the image, ImageError for an image that is no CT in HU, ModelError for a
     folder without a model.
 
-    Source: region growing from a click as in Dehmeshki et al., IEEE Trans Med Imaging 2008; 3D U-Net of MONAI.
+    Source: region growing and opening after Kuhnigk et al. 2006 (doi 10.1109/TMI.2006.871547); networks by MONAI.
 
-    >>> image, click = nr.load_cohort("trial").image("sim0001"), tumour_centre
-    >>> nr.segment(image, "seeded", click).mask.unit
-    'mask'
+    >>> ct = nr.load_cohort("trial").image("sim0001")
+    >>> found = nr.segment(ct, "seeded", (-79.9, -28.9, -131.5)).mask
+    >>> found.unit, round(found.array.sum() * found.voxel_volume / 1000)  # cm³
+    ('mask', 11)
     """
     opened = open_model(model)
     return opened(image, where) if callable(opened) else segment_by_network(image, opened, where, device)

@@ -299,11 +299,17 @@ def predict(
     jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Predict a case or a cohort, write the CSV and the page, and give the table back, indexed by the patients' own
-    ids.
+    """Predict a case or a cohort, write the CSV and the page, and return the table, indexed by the patients' own ids.
 
+    Its columns are those of `predict_cohort`: probability of the endpoint with its 95 % interval, group, warnings, error.
     Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort` and
-    `predict_cohort`.
+    `predict_cohort`; ModelError for a run without a signature.
+
+    Source: the stored model; nothing is trained.
+
+    >>> table = nr.predict("runs/trial", "trial", "predictions.csv", report=False, jobs=1)
+    >>> table["probability"].between(0, 1).all().item()
+    True
     """
     out = Path(out)
     if out.suffix != ".csv":

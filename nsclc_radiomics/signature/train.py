@@ -101,8 +101,15 @@ def train(
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what
     `signature.json` holds.
 
-    Patients of other splits are never looked at. DataError where too few patients have an outcome and features,
-    OptionError for options.
+    Patients of other splits are never looked at. Raises DataError where too few patients have an outcome and features,
+    OptionError for options and for a run that holds a signature already.
+
+    Source: nested cross-validation (Varma and Simon, BMC Bioinformatics 2006;7:91); threshold by Youden, Cancer
+    1950;3:32-35.
+
+    >>> options = {"settings": "original", "model": "volume", "refits": 2, "n_splits": 2, "jobs": 1}
+    >>> nr.train(nr.load_cohort("trial"), "runs/trial", progress=False, **options)["endpoint"]
+    'response'
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
