@@ -42,8 +42,8 @@ class Cohort:
     """A cohort that has passed every check of its tables; `load_cohort` makes it.
 
     `patients` has one row per patient, `lesions` one per lesion and visit (diameters in mm) or is None; images are read
-    when they are asked for, as a Volume in HU (`ct`) or SUVbw (`pet`). `row` and `image` raise CohortError or ImageError
-    for a patient or file that is not there.
+    when they are asked for, as a Volume in HU (`ct`) or SUVbw (`pet`). `row` and `image` raise CohortError or
+    ImageError for a patient or file that is not there.
 
     Source: the folder format of this package, with its columns in `cohort.schema`.
 
@@ -181,7 +181,8 @@ def save_cohort(
     patients: pd.DataFrame,  # one row a patient, columns as `PATIENT_COLUMNS`; others are kept
     lesions: pd.DataFrame | None = None,  # one row a lesion a visit, columns as `LESION_COLUMNS`
 ) -> None:
-    """Write a cohort's tables: cohort.yaml, patients.csv and, where given, lesions.csv. The same tables give the same bytes.
+    """Write a cohort's tables: cohort.yaml, patients.csv and, where given, lesions.csv. The same tables give the same
+    bytes.
 
     Raises CohortError where `load_cohort` would refuse them.
 

@@ -59,10 +59,11 @@ def fetch_sample(
 ) -> Path:
     """The folder of two real lung CTs (HU) with their tumour masks and published feature values, in the cache.
 
-    The files are `lung1_image.nrrd`, `lung1_label.nrrd` and the same of `lung2`. Without an archive it is downloaded once
-    by pip from the configured package index (34 MB). Raises MissingDependencyError where that fails.
+    The files are `lung1_image.nrrd`, `lung1_label.nrrd` and the same of `lung2`. Without an archive it is downloaded
+    once by pip from the configured package index (34 MB). Raises MissingDependencyError where that fails.
 
-    Source: the source archive of PyRadiomics 3.0.1 (van Griethuysen et al., Cancer Res 2017;77:e104-e107; BSD-3-Clause).
+    Source: the source archive of PyRadiomics 3.0.1 (van Griethuysen et al., Cancer Res 2017;77:e104-e107;
+    BSD-3-Clause).
 
     >>> ct = nr.read_volume(nr.fetch_sample() / "lung1_image.nrrd", unit="HU")
     >>> ct.array.ndim

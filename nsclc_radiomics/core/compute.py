@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["make_rng", "choose_device"]
+__all__ = ["make_rng"]
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #f53fae20

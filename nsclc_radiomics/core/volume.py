@@ -29,7 +29,8 @@ def _identity() -> tuple[float, ...]:
 class Volume:
     """A 3-D image with its geometry and unit; it cannot be changed, `with_array` gives the same grid with other values.
 
-    `array` has the shape (z, y, x); `spacing` (mm), `origin` (mm) and points are in the order x, y, z, in the patient (LPS).
+    `array` has the shape (z, y, x); `spacing` (mm), `origin` (mm) and points are in the order x, y, z, in the patient
+    (LPS).
 
     Raises ImageError for an array that is not 3-D or is empty, a spacing that is not positive, a direction that is no
     rotation.

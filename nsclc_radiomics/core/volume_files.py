@@ -133,7 +133,8 @@ def _read_other(path: Path) -> Volume:
 
 # %% ../../nbs/00_core/30_volume_files.ipynb #a01570ea
 def write_volume(volume: Volume, path: str | Path) -> Path:
-    """Write a volume as NIfTI, NRRD or MetaImage by the path's ending, compressed, whole or not at all; returns the path.
+    """Write a volume as NIfTI, NRRD or MetaImage by the path's ending, compressed, whole or not at all; returns the
+    path.
 
     A boolean array is written as 0 and 1. The file does not hold the unit. Raises OptionError for another ending.
 

@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = [
-    "grad_cam",
     "attention_by_look",
     "integrated_gradients",
-    "map_similarity",
     "shares_by_channel",
     "network_checks",
     "plot_attention",

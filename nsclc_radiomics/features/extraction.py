@@ -37,8 +37,8 @@ def extract(
 ) -> pd.Series:
     """The tumour's features, float64, with the settings' columns as index; NaN for an image too small for a filter.
 
-    Units are PyRadiomics': mm, mm² and mm³ for shape, HU (or SUVbw) for first order, none for texture. Settings:
-    `ct` and `pet` (original, LoG and wavelet images), `paper` (its Table 3), `original` (PyRadiomics' defaults) or a YAML
+    Units are PyRadiomics': mm, mm² and mm³ for shape, HU (or SUVbw) for first order, none for texture. Settings: `ct`
+    and `pet` (original, LoG and wavelet images), `paper` (its Table 3), `original` (PyRadiomics' defaults) or a YAML
     file of PyRadiomics.
 
     Raises GeometryError (not the same grid), MaskError (no mask, or one of several labels) or FeatureError (too small

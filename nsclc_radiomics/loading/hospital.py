@@ -414,7 +414,8 @@ def import_dicom(
     """Make a DICOM tree a cohort, and return the table of what was taken and left out (also in `OUT_import.csv`).
 
     CT in HU and PET in SUVbw are written as NIfTI; RTSTRUCT and SEG become masks on their own image. Ids become
-    pseudonyms and dates are moved, unless `keep_ids`. A file without a patient's id counts as a patient of its own study.
+    pseudonyms and dates are moved, unless `keep_ids`. A file without a patient's id counts as a patient of its own
+    study.
 
     Raises ImageError where `src` is not there, CohortError for tables that break their schema and where no patient can
     be taken, OptionError for options that cannot be used.

@@ -96,7 +96,8 @@ def read_mask(
     label: float | None = None,  # see `choose_label`
     resample: bool = False,  # move the mask onto the image's grid instead of refusing another grid
 ) -> Volume:
-    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean Volume (z, y, x) of unit "mask", at least one voxel inside.
+    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean Volume (z, y, x) of unit "mask", at least one voxel
+    inside.
 
     Raises MaskError (missing, unreadable, empty, which label?) or GeometryError (not the image's grid; the message has
     the differences in mm).

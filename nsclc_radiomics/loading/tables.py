@@ -85,8 +85,8 @@ def import_nifti(
     """Make a table of image files a cohort, and return the table of what was taken and left out (also in
     `OUT_import.csv`).
 
-    The table has one row per patient: `patient_id`, any of `ct` (HU), `ct_mask`, `pet` (SUVbw), `pet_mask` as paths that
-    count from the table's folder, and columns of patients.csv. Where it has no column `split`, all patients are in
+    The table has one row per patient: `patient_id`, any of `ct` (HU), `ct_mask`, `pet` (SUVbw), `pet_mask` as paths
+    that count from the table's folder, and columns of patients.csv. Where it has no column `split`, all patients are in
     `train`; where it has no `centre`, it is `unknown`.
 
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be

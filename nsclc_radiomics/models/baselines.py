@@ -45,7 +45,7 @@ from .selection import (
 )
 
 # %% auto #0
-__all__ = ["make_model", "complete_rows", "selected_features", "tuned_parameters", "hybrid_table"]
+__all__ = ["make_model", "complete_rows", "hybrid_table"]
 
 
 # %% ../../nbs/60_models/30_baselines.ipynb #5e8a3615

@@ -12,10 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
@@ -31,14 +29,13 @@ from ..core.compute import (
 )
 from ..core.errors import DataError, MissingDependencyError, ModelError, OptionError
 from ..core.files import atomic_folder, atomic_path, content_hash
-from ..core.style import COLOURS
 from .network import Augmentation, augment_batch, build_network, mirror_batch
 
 if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["stack_volumes", "CNN3DClassifier", "plot_history"]
+__all__ = ["stack_volumes", "CNN3DClassifier"]
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #80b876b2
@@ -86,8 +83,8 @@ def _torch_seed(seed: int, *keys: str | int) -> int:
 
 # %% ../../nbs/60_models/60_cnn.ipynb #4a75022c
 class CNN3DClassifier(ClassifierMixin, BaseEstimator):
-    """The paper's 3D-CNN for two classes, over volumes of shape (patients, channels, size, size, size) with values of about
-    0 to 1; a scikit-learn classifier.
+    """The paper's 3D-CNN for two classes, over volumes of shape (patients, channels, size, size, size) with values of
+    about 0 to 1; a scikit-learn classifier.
 
     Fitted attributes: `classes_` (2,), `network_` (the torch module in evaluation mode), `history_` (one row per epoch:
     epoch, loss, validation_loss), `best_epoch_`, and `states_` with the `last` and the `best` weights. Best is the
@@ -579,21 +576,3 @@ def _resume(
     network.load_state_dict(groups["last"])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return [tuple(row) for row in json.loads(texts["history"])], groups["best"]
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #4c6783bd
-def plot_history(
-    model: CNN3DClassifier,  # fitted
-) -> Figure:
-    "Loss against epoch: of the patients trained on, of those set aside where there are any, and the best epoch."
-    check_is_fitted(model)
-    history = model.history_
-    fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-    ax.plot(history["epoch"], history["loss"], color=COLOURS[0], label="training, augmented")
-    if history["validation_loss"].notna().any():
-        ax.plot(history["epoch"], history["validation_loss"], color=COLOURS[1], ls="--", label="set aside")
-    ax.axvline(model.best_epoch_, color="0.5", lw=1, ls=":", label=f"best: epoch {model.best_epoch_}")
-    ax.set(xlabel="epoch", ylabel="binary cross-entropy", ylim=(0, None))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
-    return fig

@@ -22,7 +22,7 @@ from .recist import Rules
 from .responses import responses
 
 # %% auto #0
-__all__ = ["Censoring", "pfs_of_patient", "pfs", "overall_survival", "response_times", "cohort_outcomes"]
+__all__ = ["Censoring", "pfs", "overall_survival", "cohort_outcomes"]
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #e0d1ce07
@@ -189,7 +189,8 @@ def pfs(
     patients: pd.DataFrame,
     rules: Censoring = Censoring(),
 ) -> pd.DataFrame:
-    """Progression-free survival of each patient: patient_id, time in days, event (True: progression or death), date, reason.
+    """Progression-free survival of each patient: patient_id, time in days, event (True: progression or death), date,
+    reason.
 
     Raises ResponseError where the start of a patient is not known.
 

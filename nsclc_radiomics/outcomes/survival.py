@@ -53,7 +53,8 @@ def kaplan_meier(
     conf_type: str = "log-log",  # or "log" (the default of R's survfit), "plain"
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The Kaplan-Meier estimate: at_risk, events, censored, survival, low, high, indexed by time (days) and beginning at 0.
+    """The Kaplan-Meier estimate: at_risk, events, censored, survival, low, high, indexed by time (days) and beginning
+    at 0.
 
     Raises DataError for times that are negative or missing, and events that are neither 0 nor 1.
 

@@ -80,8 +80,8 @@ def run_paper(
     as they are. Returns the run.
 
     Its `notebooks`, `figures`, `tables` and `numbers.json` hold the results, each with its kind of evidence. Where a
-    notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised; OptionError
-    for options. Works in a clone, whose notebooks it executes.
+    notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised;
+    OptionError for options. Works in a clone, whose notebooks it executes.
 
     Source: papermill.
 

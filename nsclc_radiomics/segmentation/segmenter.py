@@ -36,7 +36,7 @@ from .seeded import centre_point, point_of, segment_seeded
 from .training import Case, fingerprint, prepare_cases, train_network
 
 # %% auto #0
-__all__ = ["train_segmenter", "segment_cohort", "segment", "segment_image"]
+__all__ = ["train_segmenter", "segment_cohort", "segment"]
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #b4b4158e

@@ -301,9 +301,9 @@ def predict(
 ) -> pd.DataFrame:
     """Predict a case or a cohort, write the CSV and the page, and return the table, indexed by the patients' own ids.
 
-    Its columns are those of `predict_cohort`: probability of the endpoint with its 95 % interval, group, warnings, error.
-    Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort` and
-    `predict_cohort`; ModelError for a run without a signature.
+    Its columns are those of `predict_cohort`: probability of the endpoint with its 95 % interval, group, warnings,
+    error. Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort`
+    and `predict_cohort`; ModelError for a run without a signature.
 
     Source: the stored model; nothing is trained.
 
