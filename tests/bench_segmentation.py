@@ -18,8 +18,8 @@ from nsclc_radiomics.core.files import reference_dir
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.loading.owkin import import_owkin
 from nsclc_radiomics.segmentation.inference import segment
-from nsclc_radiomics.segmentation.model import Segmenter
-from nsclc_radiomics.segmentation.network import UnetSettings, build_network
+from nsclc_radiomics.segmentation.model import UnetSegmenter
+from nsclc_radiomics.segmentation.network import UnetSettings, build_unet
 from nsclc_radiomics.segmentation.scores import segmentation_scores, summarise_scores
 from nsclc_radiomics.segmentation.seeded import centre_point, segment_seeded
 from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
@@ -52,7 +52,7 @@ def run() -> dict[str, dict[str, Any]]:
 
     torch.manual_seed(0)
     settings = UnetSettings()
-    model = Segmenter(tuple(build_network(settings).eval() for _ in range(3)), settings)
+    model = UnetSegmenter(tuple(build_unet(settings).eval() for _ in range(3)), settings)
     image, mask = chest()
     results = {}
     for name, work in (

@@ -22,7 +22,7 @@ from nsclc_radiomics.core.volume_files import read_volume, write_volume
 from nsclc_radiomics.segmentation.bundle import load_bundle
 from nsclc_radiomics.segmentation.inference import segment, to_grid
 from nsclc_radiomics.segmentation.model import load_model, save_model
-from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_network, look, network_input, sharpness
+from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_unet, look, network_input, sharpness
 from nsclc_radiomics.segmentation.scores import dice
 from nsclc_radiomics.segmentation.seeded import centre_point, point_of
 from nsclc_radiomics.segmentation.segmenter import (
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
 def test_the_filters_learn(cohort):
     network, _ = train_network(prepare_cases(cohort, ["P0", "P1"], SMALL), SMALL, "cpu")
     with torch_apart(seed=SMALL.seed):
-        drawn = build_network(SMALL)
+        drawn = build_unet(SMALL)
     assert not any(torch.equal(before, after) for before, after in zip(drawn.parameters(), network.parameters()))
 
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
@@ -26,12 +25,11 @@ from .comparison import paired_delong
 from .protocol import guard_disjoint
 from ..features.robustness import feature_icc
 from ..loading.mask import read_mask
-from ..segmentation.inference import segment
-from ..segmentation.model import Segmenter
+from ..segmentation.inference import Segmenter
 from ..segmentation.network import UnetSettings
 from ..segmentation.scores import SCORES, segmentation_scores, summarise_scores
 from ..segmentation.seeded import centre_point
-from ..segmentation.segmenter import seeded, segment_cohort, train_segmenter
+from ..segmentation.segmenter import open_model, segment_cohort, train_segmenter
 
 # %% auto #0
 __all__ = [
@@ -98,7 +96,13 @@ def _has_mask(cohort: Cohort, patient_id: str) -> bool:
 
 # %% ../../nbs/70_evaluation/80_mask_cost.ipynb #c1e9cba5
 def _outlined_once(
-    cohort: Cohort, model: Any, out: Path, where: str, patients: list[str], jobs: int, settings: UnetSettings | None
+    cohort: Cohort,
+    model: Segmenter | str,
+    out: Path,
+    where: str,
+    patients: list[str],
+    jobs: int,
+    settings: UnetSettings | None,
 ) -> pd.DataFrame:
     "The table of `segment_cohort`, made again only where the networks' training or the patients are others."
     training = out.parent / "training" / "training.json"
@@ -287,8 +291,8 @@ def _outline_singles(reference: Path, model: Segmenter) -> pd.DataFrame:
         image = read_volume(image_file, "HU")
         truth = read_mask(mask_file, image)
         for method, result in {
-            "one click": seeded(image, centre_point(truth)),
-            "network, one click": segment(image, model, centre_point(truth)),
+            "one click": open_model("seeded")(image, centre_point(truth)),
+            "network, one click": model(image, centre_point(truth)),
         }.items():
             rows.append(
                 {

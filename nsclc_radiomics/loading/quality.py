@@ -31,7 +31,7 @@ from .mask import read_mask
 from .preprocess import turned_to_lps
 
 # %% auto #0
-__all__ = ["measure", "check_cohort"]
+__all__ = ["quality_measures", "check_cohort"]
 
 # %% ../../nbs/20_loading/85_quality.ipynb #98370bc8
 LEVELS = ("error", "warning", "note")
@@ -67,7 +67,7 @@ class Finding:
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #f3dedf15
-def measure(
+def quality_measures(
     image: Volume,  # in HU or SUVbw
     mask: Volume,  # on the same grid, with at least one voxel inside
 ) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def measure(
 
 # %% ../../nbs/20_loading/85_quality.ipynb #5f370e12
 def judge(
-    measured: dict[str, Any],  # from `measure`
+    measured: dict[str, Any],  # from `quality_measures`
     modality: str,  # "ct" or "pet"
     limits: Limits = Limits(),
 ) -> list[tuple[str, str, str]]:
@@ -272,7 +272,7 @@ def check_image(cohort: Cohort, patient_id: str, modality: str, limits: Limits =
     if difference := grid_difference(mask, image):
         add("error", "geometry", f"the mask is not on the image's grid: {difference}")
     else:
-        done.measured = measure(image, mask)
+        done.measured = quality_measures(image, mask)
         for words in judge(done.measured, modality, limits):
             add(*words)
         done.picture = thumbnail(image, mask, modality)

@@ -207,7 +207,7 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
         with atomic_folder(folder) as made:
             for name, state in self.states_.items():
                 store.save_file(state, made / f"{name}.safetensors")
-            facts = {"format": FORMAT, "params": _plain_params(self), "classes": self.classes_.tolist()}
+            facts = {"format": CNN_FORMAT, "params": _plain_params(self), "classes": self.classes_.tolist()}
             facts |= {"input_shape": self.input_shape_, "best_epoch": self.best_epoch_}
             (made / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             self.history_.to_csv(made / "history.csv", index=False, lineterminator="\n")
@@ -262,7 +262,7 @@ def _network_of(model: CNN3DClassifier, shape: Sequence[int]) -> torch.nn.Module
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #8476db4a
-FORMAT = "nsclc_radiomics 3D-CNN 2"
+CNN_FORMAT = "nsclc_radiomics 3D-CNN 2"
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #6092afa8
@@ -521,8 +521,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     absent = {"format", "params", "classes", "input_shape", "best_epoch"} - set(
         facts if isinstance(facts, dict) else ()
     )
-    if absent or facts["format"] != FORMAT:
-        raise ModelError(f"{path}: not a stored 3D-CNN of this version; expected format {FORMAT!r}")
+    if absent or facts["format"] != CNN_FORMAT:
+        raise ModelError(f"{path}: not a stored 3D-CNN of this version; expected format {CNN_FORMAT!r}")
     return facts
 
 
@@ -533,7 +533,7 @@ def _checkpoint_file(model: CNN3DClassifier, volumes: np.ndarray, target: np.nda
         return None
     free = ("checkpoint", "checkpoint_every", "progress", "use")
     settings = {key: value for key, value in _plain_params(model).items() if key not in free}
-    return Path(model.checkpoint) / f"{content_hash(FORMAT, settings, volumes, target)[:20]}.safetensors"
+    return Path(model.checkpoint) / f"{content_hash(CNN_FORMAT, settings, volumes, target)[:20]}.safetensors"
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #151e58c8

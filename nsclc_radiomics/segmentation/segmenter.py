@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from ..loading.ct import read_ct
 from ..loading.mask import read_mask
 from ..loading.seg import write_seg
 from .bundle import load_bundle
-from .inference import Segmentation, segment
-from .model import Segmenter, load_model, save_model
-from .network import UnetSettings, torch_and_monai
+from .inference import Segmentation, Segmenter
+from .model import UnetSegmenter, load_model, save_model
+from .network import UnetSettings
 from .scores import segmentation_scores
 from .seeded import centre_point, point_of, segment_seeded
-from .training import Case, fingerprint, prepare_cases, train_network
+from .training import TrainingCase, fingerprint, prepare_cases, train_network
 
 # %% auto #0
 __all__ = ["train_segmenter", "segment_cohort", "segment_image"]
@@ -66,7 +66,7 @@ def train_segmenter(
     jobs: int | None = None,  # folds trained side by side; default: one a core
     progress: bool = True,
     replace_other: bool = False,  # where `out` holds another training, remove it and train anew
-) -> tuple[Segmenter, pd.DataFrame]:
+) -> tuple[UnetSegmenter, pd.DataFrame]:
     """Train with cross-validation: the mean of the folds' networks, and a score row a patient from the network that has
     not seen it.
 
@@ -98,7 +98,7 @@ def train_segmenter(
             for k in range(folds)
         ]
         done = joblib.Parallel(n_jobs=worker_count(jobs, folds))(work)
-        model = Segmenter(
+        model = UnetSegmenter(
             tuple(network for network, _, _ in done),
             settings,
             {c.patient_id: c.fingerprint for c in cases},
@@ -116,7 +116,7 @@ def train_segmenter(
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #f13c0602
-def _read_training(out: Path) -> tuple[Segmenter, pd.DataFrame]:
+def _read_training(out: Path) -> tuple[UnetSegmenter, pd.DataFrame]:
     "What a training has left, read in the same way on first and later use, so that both give the same numbers."
     return load_model(out / "model"), pd.read_csv(
         out / "scores.csv", dtype={"patient_id": str}, float_precision="round_trip"
@@ -126,7 +126,7 @@ def _read_training(out: Path) -> tuple[Segmenter, pd.DataFrame]:
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #0ef675c2
 def _train_fold(
     cohort: Cohort,
-    cases: list[Case],
+    cases: list[TrainingCase],
     split: pd.Series,
     k: int,
     settings: UnetSettings,
@@ -135,12 +135,11 @@ def _train_fold(
     progress: bool,
 ) -> tuple[Any, list[float], pd.DataFrame]:
     "One fold's network, its losses, and the scores of the patients that it has not seen."
-    torch = torch_and_monai()
     own = replace(settings, seed=settings.seed * 1000 + k)
     seen = [c for c in cases if split[c.patient_id] != k]
     network, losses = train_network(seen, own, device, f"fold {k + 1}" if progress else "")
     network = network.cpu()
-    model = Segmenter((network,), settings, {c.patient_id: c.fingerprint for c in seen})
+    model = UnetSegmenter((network,), settings, {c.patient_id: c.fingerprint for c in seen})
     with torch_apart(1, own.seed):
         rows = {
             c.patient_id: _score(cohort, c.patient_id, model, "auto", device, masks)[0]
@@ -152,7 +151,7 @@ def _train_fold(
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #47ee6777
 def _score(
-    cohort: Cohort, patient: str, model: Any, where: Any, device: str, masks: Path | None
+    cohort: Cohort, patient: str, model: Segmenter, where: Any, device: str, masks: Path | None
 ) -> tuple[dict[str, Any], Segmentation]:
     "Outline one patient, write the mask, and score it where there is an expert's."
     image = cohort.image(patient)
@@ -162,7 +161,7 @@ def _score(
         if truth is None:
             raise MaskError(f"{patient}: no expert's mask to take the click from{advice('; give the points')}")
         where = centre_point(truth)
-    result = model(image, where) if callable(model) else segment(image, model, where, device)
+    result = model(image, where, device)
     if masks is not None:
         write_volume(result.mask, masks / f"{patient}.nii.gz")
     row = (
@@ -174,10 +173,9 @@ def _score(
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #968d4ec1
-def seen_patients(model: Any, cohort: Cohort, patients: Sequence[str] | None = None) -> list[str]:
+def seen_patients(model: Segmenter, cohort: Cohort, patients: Sequence[str] | None = None) -> list[str]:
     "Patients of the cohort on whom the model was trained, known by their CT's values whatever they are called."
-    trained = getattr(model, "trained_on", {})
-    known = set(trained.values())
+    known = set(model.trained_on.values())
     if not known:
         return []
     ids = cohort.ids if patients is None else patients
@@ -194,7 +192,7 @@ def _known(cohort: Cohort, patient: str, known: set[str]) -> bool:
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #f04b029d
 def segment_cohort(
     cohort: Cohort,
-    model: Any,  # a `Segmenter` or other model; a folder; `bundle:PATH`; or `seeded`, one click without a network
+    model: Segmenter | str | Path,  # or what `open_model` opens: a folder, `bundle:PATH`, `seeded` (one click)
     out: str | Path,  # a folder that is not there yet, or empty
     where: Any = "auto",  # as in `segment`; `mask` clicks at the expert mask's centre; or {patient_id: (x, y, z) in mm}
     patients: Sequence[str] | None = None,  # default: all with a CT
@@ -241,11 +239,11 @@ def segment_cohort(
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #7aa9a5b8
-def _outline(cohort: Cohort, patient: str, model: Any, where: Any, device: str, folder: Path) -> dict[str, Any]:
+def _outline(cohort: Cohort, patient: str, model: Segmenter, where: Any, device: str, folder: Path) -> dict[str, Any]:
     "A patient's row; what is wrong with one patient stands in it, and stops nobody else."
     if where is None:
         return {"status": "failed", "note": f"no point for {patient}"}
-    threads = torch_apart(1) if isinstance(model, Segmenter) else contextlib.nullcontext()
+    threads = torch_apart(1) if isinstance(model, UnetSegmenter) else contextlib.nullcontext()
     try:
         with threads:
             row, result = _score(cohort, patient, model, where, device, folder)
@@ -255,34 +253,41 @@ def _outline(cohort: Cohort, patient: str, model: Any, where: Any, device: str, 
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #5371183e
-def seeded(image: Volume, where: Any) -> Segmentation:
-    "One click without a network, as `segment_cohort` needs it; nothing found where the click is not in tissue."
-    if isinstance(where, str):
-        if where not in ("auto", "centre"):
-            raise OptionError(
-                f"one-click segmentation needs a point, or {option('where', 'centre')} or mask, got {where!r}"
-            )
-        where = point_of(image, (np.array(image.shape) - 1) / 2)
-    blank = pd.DataFrame(columns=["x", "y", "z", "volume_cm3", "probability"])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            mask = segment_seeded(image, where)
-        except MaskError as error:
-            return Segmentation(image.with_array(np.zeros(image.shape, bool), "mask"), str(error), blank)
-    volume = float(mask.array.sum()) * mask.voxel_volume / 1000
-    note = "; ".join([f"a region of {volume:.1f} cm³", *(str(w.message) for w in caught)])
-    place = dict(zip("xyz", centre_point(mask))) | {"volume_cm3": volume, "probability": np.nan}
-    return Segmentation(mask, note, pd.DataFrame([place]))
+@dataclass(frozen=True)
+class SeededSegmenter:
+    "One click without a network; nothing is found where the click is not in tissue."
+
+    name: str = "one click"
+    trained_on: Mapping[str, str] = field(default_factory=dict)  # nobody
+
+    def __call__(self, image: Volume, where: str | Sequence[float] = "auto", device: str = "auto") -> Segmentation:
+        "The region around a point in mm; `auto` and `centre` take the image's middle."
+        if isinstance(where, str):
+            if where not in ("auto", "centre"):
+                raise OptionError(
+                    f"one-click segmentation needs a point, or {option('where', 'centre')} or mask, got {where!r}"
+                )
+            where = point_of(image, (np.array(image.shape) - 1) / 2)
+        blank = pd.DataFrame(columns=["x", "y", "z", "volume_cm3", "probability"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                mask = segment_seeded(image, where)
+            except MaskError as error:
+                return Segmentation(image.with_array(np.zeros(image.shape, bool), "mask"), str(error), blank)
+        volume = float(mask.array.sum()) * mask.voxel_volume / 1000
+        note = "; ".join([f"a region of {volume:.1f} cm³", *(str(w.message) for w in caught)])
+        place = dict(zip("xyz", centre_point(mask))) | {"volume_cm3": volume, "probability": np.nan}
+        return Segmentation(mask, note, pd.DataFrame([place]))
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #a34e5a2c
-def open_model(model: Any) -> Any:
-    "A model from its name: a folder, `bundle:PATH` or `seeded`; a model is returned as it is."
+def open_model(model: Segmenter | str | Path) -> Segmenter:
+    "A model by its name: a folder that training wrote, `bundle:PATH` or `seeded`; a model is returned as it is."
     if not isinstance(model, (str, Path)):
         return model
     if str(model) == "seeded":
-        return seeded
+        return SeededSegmenter()
     if str(model).startswith("bundle:"):
         return load_bundle(str(model).removeprefix("bundle:"))
     return load_model(model)
@@ -291,7 +296,7 @@ def open_model(model: Any) -> Any:
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #3f64a753
 def segment_image(
     source: str | Path,  # a CT as NIfTI or NRRD, or the folder of a DICOM series
-    model: Any,  # as in `segment_cohort`
+    model: Segmenter | str | Path,  # as in `segment_cohort`
     out: str | Path,  # .nii.gz or .nrrd; or .dcm for a DICOM SEG that points to the series
     where: str | Sequence[float] = "auto",  # as in `segment`
     device: str = "auto",
@@ -306,10 +311,9 @@ def segment_image(
             f"{out}: a DICOM SEG points to the DICOM images that it was made on; give their folder, or write .nii.gz"
         )
     image = read_ct(source) if source.is_dir() else read_volume(source, "HU")
-    result = model(image, where) if callable(model) else segment(image, model, where, device)
+    result = model(image, where, device)
     if result.mask.array.any():
-        name = getattr(model, "name", "one click")
-        write_seg(result.mask, source, out, algorithm=f"nsclc_radiomics {name}") if as_seg else write_volume(
+        write_seg(result.mask, source, out, algorithm=f"nsclc_radiomics {model.name}") if as_seg else write_volume(
             result.mask, out
         )
     return result

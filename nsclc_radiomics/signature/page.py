@@ -22,7 +22,7 @@ from ..core.files import atomic_path
 from ..core.volume import Volume
 from ..loading.hospital import ROI_NAMES
 from ..loading.mask import read_mask
-from ..loading.quality import measure
+from ..loading.quality import quality_measures
 from ..loading.views import AxialSize, axial_size, tumour_panels
 from ..models.clinical import often_unknown
 from ..models.crops import CropSettings, tumour_crop
@@ -177,7 +177,7 @@ def _page(signature: Signature, cohort: Cohort, patient: str, p: pd.Series, tabl
     }
     page |= {"imputed": _by_way(imputed_values(signature, row)), "panels": tumour_panels(image, mask, size)}
     page["facts"] = _tumour_facts(
-        measure(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
+        quality_measures(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
     )
     return (
         page

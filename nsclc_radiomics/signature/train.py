@@ -28,7 +28,7 @@ from ..evaluation.protocol import out_of_fold, youden_threshold
 from ..features.extraction import extract_cohort
 from ..features.settings import SETTINGS
 from ..loading.mask import read_mask
-from ..loading.quality import measure
+from ..loading.quality import quality_measures
 from ..models.baselines import complete_rows
 from ..models.clinical import VOLUME_FEATURE, often_unknown
 from ..models.cnn import CNN3DClassifier
@@ -44,7 +44,7 @@ from .choice import (
     nested_probabilities,
     platt_scale,
 )
-from .store import FORMAT, read_model, store_model
+from .store import SIGNATURE_FORMAT, read_model, store_model
 from .words import OUTCOME_WORDS
 
 # %% auto #0
@@ -73,9 +73,9 @@ def training_table(
 
 # %% ../../nbs/80_signature/10_train.ipynb #cb723f79
 def image_facts(cohort: Cohort, patient_id: str) -> dict[str, Any]:
-    "What `quality.measure` says of the patient's CT and mask."
+    "What `quality_measures` says of the patient's CT and mask."
     image = cohort.image(patient_id)
-    return measure(image, read_mask(cohort.mask_path(patient_id), image))
+    return quality_measures(image, read_mask(cohort.mask_path(patient_id), image))
 
 
 # %% ../../nbs/80_signature/10_train.ipynb #0db467a3
@@ -163,7 +163,7 @@ def _facts(
     "What `signature.json` says, so far."
     endpoint = cohort.meta["endpoint"]
     return {
-        "format": FORMAT,
+        "format": SIGNATURE_FORMAT,
         "code": code_hash(),
         "cohort": cohort.meta["name"],
         "evidence": cohort.meta["evidence"],
@@ -256,8 +256,10 @@ def load_signature(
         raise ModelError(f"{path}: no signature there; make one with `nsclc-radiomics train COHORT -o {path.parent}`")
     try:
         facts = read_json(path / "signature.json")
-        if facts.get("format") != FORMAT:
-            raise ModelError(f"{path / 'signature.json'}: format is {facts.get('format')!r}, expected {FORMAT!r}")
+        if facts.get("format") != SIGNATURE_FORMAT:
+            raise ModelError(
+                f"{path / 'signature.json'}: format is {facts.get('format')!r}, expected {SIGNATURE_FORMAT!r}"
+            )
         if facts["endpoint"] not in OUTCOME_WORDS:
             raise ModelError(
                 f"{path / 'signature.json'}: endpoint is {facts['endpoint']!r}, expected one of"
