@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from nsclc_radiomics.paper.published_tables import icb_cohort, read_two_hospitals
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
@@ -22,9 +23,7 @@ from nsclc_radiomics.paper.real_cohorts import (
     auc_by_diameter,
     auc_table,
     ct_cohort,
-    icb_cohort,
     network_and_hybrid,
-    read_two_hospitals,
     real_folder,
     shuffled_features,
 )
