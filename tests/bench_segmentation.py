@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.compute import Compute
 from nsclc_radiomics.core.files import reference_dir
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.loading.owkin import import_owkin
@@ -124,7 +125,7 @@ def owkin(patches: int, folds: int) -> None:
         cohort = load_cohort(Path(folder) / "cohort")
         wall = time.perf_counter()
         _, scores = train_segmenter(
-            cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, device="cpu"
+            cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, compute=Compute(device="cpu")
         )
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(f"training and scoring: {time.perf_counter() - wall:.0f} s, processor {spent.ru_utime:.0f} s in workers")

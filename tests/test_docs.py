@@ -49,10 +49,10 @@ def test_readers_see_no_directives():
     ("written", "wanted"),
     [
         ("[a](nbs/paper/10_introduction.ipynb)", "[a](paper/10_introduction.ipynb)"),
-        ("[a](nbs/10_cohort.ipynb)", "[a](library/10_cohort.ipynb)"),
-        ("[a](10_cohort.ipynb)", "[a](library/10_cohort.ipynb)"),
+        ("[a](nbs/10_cohort/20_folder.ipynb)", "[a](library/10_cohort/20_folder.ipynb)"),
+        ("[a](10_cohort/20_folder.ipynb)", "[a](library/10_cohort/20_folder.ipynb)"),
         ("[a](nbs/own_cohort.ipynb)", "[a](own_cohort.ipynb)"),
-        ("[a](nbs)", "[a](library/00_core.ipynb)"),
+        ("[a](nbs)", "[a](library/00_core/00_errors.ipynb)"),
     ],
 )
 def test_links_of_the_repository_become_links_of_the_site(written, wanted):

@@ -37,7 +37,7 @@ __all__ = [
 
 
 # %% ../../nbs/70_evaluation/70_network_maps.ipynb #4663122c
-def _batches(model: CNN3DClassifier, X: pd.DataFrame | np.ndarray, size: int = 16) -> Iterator[torch.Tensor]:
+def _batches(model: CNN3DClassifier, X: pd.DataFrame | np.ndarray) -> Iterator[torch.Tensor]:
     "The volumes in batches on the network's device; DataError where they are not of the shape that it was fitted on."
     check_is_fitted(model, "network_")
     volumes = stack_volumes(X)
@@ -46,8 +46,8 @@ def _batches(model: CNN3DClassifier, X: pd.DataFrame | np.ndarray, size: int = 1
             f"the network was fitted on volumes of shape {tuple(model.input_shape_)}, got {volumes.shape[1:]}"
         )
     device = next(model.network_.parameters()).device
-    for start in range(0, len(volumes), size):
-        yield need_torch().as_tensor(volumes[start : start + size], device=device)
+    for start in range(0, len(volumes), 16):
+        yield need_torch().as_tensor(volumes[start : start + 16], device=device)
 
 
 # %% ../../nbs/70_evaluation/70_network_maps.ipynb #76ad9e68
@@ -125,11 +125,10 @@ def grad_cam(
 def attention_by_look(
     model: CNN3DClassifier,  # fitted
     X: pd.DataFrame | np.ndarray,
-    mean_gradient: bool = False,  # as in `grad_cam`
 ) -> np.ndarray:
-    "The map of each look that the network keeps apart, shape (patients, looks, z, y, x)."
+    "The HiResCAM of each look that the network keeps apart, shape (patients, looks, z, y, x)."
     looks = max(len(getattr(model, "masks", ())), 1)
-    return np.stack([grad_cam(model, X, look=look, mean_gradient=mean_gradient) for look in range(looks)], axis=1)
+    return np.stack([grad_cam(model, X, look=look, mean_gradient=False) for look in range(looks)], axis=1)
 
 
 # %% ../../nbs/70_evaluation/70_network_maps.ipynb #603d25c5
@@ -391,7 +390,6 @@ def plot_attention(
     shares: np.ndarray,  # (patients, channels, z, y, x) from `integrated_gradients`
     channels: Sequence[str],  # as in `CropSettings.channels`
     titles: Mapping[str, str],  # patient_id -> what stands above
-    kind: str = "HiResCAM",  # what the maps are called
 ) -> Figure:
     """Columns of patients; for each look CT with contour, the map, integrated gradients for (orange), against (purple)
     response.
@@ -425,7 +423,7 @@ def plot_attention(
             axes[3 * row + 2, column].imshow(
                 share, cmap="PuOr_r", alpha=np.clip(np.abs(share) / top, 0, 1) ** 0.7, vmin=-top, vmax=top
             )
-            for part, text in enumerate((name, kind, "integrated\ngradients")):
+            for part, text in enumerate((name, "HiResCAM", "integrated\ngradients")):
                 axes[3 * row + part, 0].set_ylabel(text, fontsize=7)
         axes[0, column].set_title(titles[patient], fontsize=7)
     return fig

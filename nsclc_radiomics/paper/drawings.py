@@ -68,6 +68,7 @@ def _blob(
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #469185c4
 def put_text(ax: Axes, x: float, y: float, text: str, size: float = 7, **style: Any) -> None:
+    "A text in ink, centred at a place unless the style says otherwise."
     ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": INK, **style})
 
 
@@ -89,8 +90,9 @@ def _bond(
 
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #771c9ed7
-def _antibody(ax: Axes, x: float, y: float, turn: float, size: float = 0.17) -> None:
+def _antibody(ax: Axes, x: float, y: float, turn: float) -> None:
     "A Y whose arms point towards `turn` degrees."
+    size = 0.17
     for angle, length in ((turn + 35, 1.0), (turn - 35, 1.0), (turn + 180, 1.1)):
         a = math.radians(angle)
         dx, dy = length * size * math.cos(a), length * size * math.sin(a)

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator
 from ..cohort.folder import Cohort, load_cohort
 from ..cohort.splits import patient_folds
 from ..core.checks import require_columns, require_numbers
+from ..core.compute import Compute
 from ..core.errors import DataError, MissingDependencyError, OptionError
 from ..core.files import atomic_path, cache_dir, content_hash, reference_dir, shipped_yaml
 from ..evaluation.controls import shuffle_inside
@@ -290,16 +291,15 @@ def network_and_hybrid(
     centre: pd.Series,  # same patients
     n_splits: int = 5,
     inner: int = 2,  # folds among the patients of each training set, for the scores that the hybrid is fitted on
-    seed: int = 0,
-    jobs: int | None = None,  # sets at once
+    compute: Compute = Compute(),  # its processes take sets side by side
 ) -> pd.DataFrame:
     """Held-out probabilities of models `3D-CNN` and `hybrid`, as `inside_and_outside` gives them; nothing in them has
     seen the patients of the set.
     """
-    sets = held_out_sets(y, centre, n_splits, seed)
+    sets = held_out_sets(y, centre, n_splits, compute.seed)
     run = joblib.delayed(_stacked)
-    done = joblib.Parallel(n_jobs=jobs)(
-        run(network, crops.loc[y.index], (features, clinical), y, there, inner, seed) for _, there in sets
+    done = joblib.Parallel(n_jobs=compute.jobs)(
+        run(network, crops.loc[y.index], (features, clinical), y, there, inner, compute.seed) for _, there in sets
     )
     return _as_rows([(name, kind, p[name]) for name in ("3D-CNN", "hybrid") for (kind, _), p in zip(sets, done)], y)
 

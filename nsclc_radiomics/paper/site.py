@@ -98,9 +98,9 @@ def _with_pictures(notebook: dict[str, Any], name: str, pictures: Path, up: str,
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #043549df
-def _toc(caption: str, pages: Sequence[str], depth: int = 1) -> str:
+def _toc(caption: str, pages: Sequence[str]) -> str:
     lines = "\n".join(pages)
-    return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: {depth}\n:hidden:\n\n{lines}\n```\n"
+    return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n:hidden:\n\n{lines}\n```\n"
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #1c432230

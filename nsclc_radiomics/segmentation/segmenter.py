@@ -19,7 +19,7 @@ import pandas as pd
 
 from ..cohort.folder import Cohort
 from ..core.checks import advice, option
-from ..core.compute import make_rng, show_progress, torch_apart, worker_count
+from ..core.compute import Compute, make_rng, show_progress, torch_apart
 from ..core.errors import CohortError, ImageError, MaskError, NsclcError, OptionError
 from ..core.files import atomic_folder, content_hash, read_json, write_json
 from ..core.volume import Volume
@@ -62,9 +62,7 @@ def train_segmenter(
     settings: UnetSettings | None = None,
     folds: int = 3,
     patients: Sequence[str] | None = None,  # default: those of the split `train` with a CT
-    device: str = "auto",
-    jobs: int | None = None,  # folds trained side by side; default: one a core
-    progress: bool = True,
+    compute: Compute = Compute(),  # its processes train folds side by side; the seed is that of the settings
     replace_other: bool = False,  # where `out` holds another training, remove it and train anew
 ) -> tuple[UnetSegmenter, pd.DataFrame]:
     """Train with cross-validation: the mean of the folds' networks, and a score row a patient from the network that has
@@ -74,7 +72,6 @@ def train_segmenter(
     image or mask cannot be read is left out with a warning. Raises OptionError for folds that cannot be made and where
     `out` holds something else.
     """
-    worker_count(jobs)
     settings, out = settings or UnetSettings(), Path(out)
     table = cohort.patients
     chosen = sorted(
@@ -94,10 +91,10 @@ def train_segmenter(
     with atomic_folder(out) as folder:
         (folder / "masks").mkdir()
         work = [
-            joblib.delayed(_train_fold)(cohort, cases, split, k, settings, folder / "masks", device, progress)
+            joblib.delayed(_train_fold)(cohort, cases, split, k, settings, folder / "masks", compute)
             for k in range(folds)
         ]
-        done = joblib.Parallel(n_jobs=worker_count(jobs, folds))(work)
+        done = joblib.Parallel(n_jobs=compute.workers(folds))(work)
         model = UnetSegmenter(
             tuple(network for network, _, _ in done),
             settings,
@@ -131,18 +128,17 @@ def _train_fold(
     k: int,
     settings: UnetSettings,
     masks: Path,
-    device: str,
-    progress: bool,
+    compute: Compute,
 ) -> tuple[Any, list[float], pd.DataFrame]:
     "One fold's network, its losses, and the scores of the patients that it has not seen."
     own = replace(settings, seed=settings.seed * 1000 + k)
     seen = [c for c in cases if split[c.patient_id] != k]
-    network, losses = train_network(seen, own, device, f"fold {k + 1}" if progress else "")
+    network, losses = train_network(seen, own, compute.device, f"fold {k + 1}" if compute.progress else "")
     network = network.cpu()
     model = UnetSegmenter((network,), settings, {c.patient_id: c.fingerprint for c in seen})
     with torch_apart(1, own.seed):
         rows = {
-            c.patient_id: _score(cohort, c.patient_id, model, "auto", device, masks)[0]
+            c.patient_id: _score(cohort, c.patient_id, model, "auto", compute.device, masks)[0]
             for c in cases
             if split[c.patient_id] == k
         }
@@ -196,9 +192,7 @@ def segment_cohort(
     out: str | Path,  # a folder that is not there yet, or empty
     where: Any = "auto",  # as in `segment`; `mask` clicks at the expert mask's centre; or {patient_id: (x, y, z) in mm}
     patients: Sequence[str] | None = None,  # default: all with a CT
-    device: str = "auto",
-    jobs: int | None = None,  # processes; None: one per core; patients outlined side by side
-    progress: bool = True,
+    compute: Compute = Compute(),  # its processes outline patients side by side; no seed is needed
 ) -> pd.DataFrame:
     """Outline every patient: `out/<patient_id>.nii.gz`, and `out/segmentation.csv` with a row a patient, which is
     returned.
@@ -213,7 +207,6 @@ def segment_cohort(
         if patients is not None
         else cohort.patients.loc[cohort.patients["has_ct"].eq(True), "patient_id"].tolist()
     )
-    worker_count(jobs)
     if not chosen:
         raise CohortError(f"{cohort.path}: no patient has a CT, so there is nothing to segment")
     seen = set(seen_patients(model, cohort, chosen))
@@ -226,11 +219,14 @@ def segment_cohort(
         )
     with atomic_folder(out) as folder:
         points = [where.get(p) if isinstance(where, Mapping) else where for p in chosen]
-        work = (joblib.delayed(_outline)(cohort, p, model, point, device, folder) for p, point in zip(chosen, points))
-        done = joblib.Parallel(n_jobs=worker_count(jobs, len(chosen)), return_as="generator")(work)
+        work = (
+            joblib.delayed(_outline)(cohort, p, model, point, compute.device, folder)
+            for p, point in zip(chosen, points)
+        )
+        done = joblib.Parallel(n_jobs=compute.workers(len(chosen)), return_as="generator")(work)
         rows = {
             p: {"seen_in_training": p in seen, **row}
-            for p, row in zip(show_progress(chosen, "segment", shown=progress), done)
+            for p, row in zip(show_progress(chosen, "segment", shown=compute.progress), done)
         }
         table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("patient_id")
         table.insert(0, "status", table.pop("status"))

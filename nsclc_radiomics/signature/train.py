@@ -19,7 +19,7 @@ from sklearn.ensemble import VotingClassifier
 from ..cohort.folder import Cohort
 from ..cohort.schema import ENDPOINTS
 from ..cohort.splits import patient_folds
-from ..core.compute import worker_count
+from ..core.compute import Compute
 from ..core.errors import DataError, ModelError, OptionError
 from ..core.files import atomic_folder, code_hash, read_json, require_empty, write_json
 from ..core.run import Run
@@ -94,9 +94,7 @@ def train(
     epochs: int = 100,  # of the 3D-CNN
     refits: int = 25,  # bootstrap resamples behind the intervals
     n_splits: int = 5,
-    seed: int = 1,
-    jobs: int | None = None,  # processes; None: one per core; the result does not depend on it
-    progress: bool = True,
+    compute: Compute = Compute(),  # seed, processes and progress; the 3D-CNN is trained on the CPU
 ) -> dict[str, Any]:
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what
     `signature.json` holds.
@@ -106,12 +104,12 @@ def train(
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
-    jobs = worker_count(jobs)
+    seed, jobs = compute.seed, compute.workers()
     if refits < 2:
         raise OptionError(f"refits must be 2 or more, for an interval; got {refits}")
     require_empty(run.path / "signature")
     outcomes = cohort_outcomes(cohort)
-    table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, progress)
+    table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, compute.progress)
     known = outcomes.index[(outcomes.split == "train") & outcomes.label.notna()].intersection(table.index)
     X, y = table.loc[known], outcomes.label[known].astype(int)
     models = _wanted(candidate_models(X, clinical, seed), model)
@@ -121,7 +119,7 @@ def train(
     with atomic_folder(run.path / "signature") as folder:
         shutil.copyfile(settings_file(settings), folder / "settings.yaml")
         if network:
-            facts["network"] = _train_network(cohort, y, folder, epochs, n_splits, seed, jobs, progress)
+            facts["network"] = _train_network(cohort, y, folder, epochs, n_splits, compute)
         _store(folder, facts, chosen, models, X, y, nested, refits, seed)
         _images(cohort, known.tolist(), jobs).to_csv(folder / "images.csv", lineterminator="\n")
     evidence, auc = cohort.meta["evidence"], facts["auc"]["nested"]
@@ -201,10 +199,11 @@ def _store(folder: Path, facts: dict[str, Any], chosen: Chosen, models: dict[str
 
 # %% ../../nbs/80_signature/10_train.ipynb #570cafef
 def _train_network(
-    cohort: Cohort, y: pd.Series, folder: Path, epochs: int, n_splits: int, seed: int, jobs: int | None, progress: bool
+    cohort: Cohort, y: pd.Series, folder: Path, epochs: int, n_splits: int, compute: Compute
 ) -> dict[str, Any]:
     "Cross-validate the 3D-CNN, fit it on all, store it, and say how good it is and how its log-odds are straightened."
-    crops, without = crop_cohort(cohort, y.index, jobs=jobs, progress=progress)
+    seed, jobs = compute.seed, compute.workers()
+    crops, without = crop_cohort(cohort, y.index, jobs=jobs, progress=compute.progress)
     labels = y.loc[crops.index]
     network = CNN3DClassifier(epochs=epochs, seed=seed, device="cpu")
     probability, _ = out_of_fold(network, crops, labels, patient_folds(labels, n_splits, seed), jobs)
