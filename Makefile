@@ -1,4 +1,4 @@
-# Each target sets up what it needs: a .venv from requirements.lock, made once and again when the lock changes.
+# Each target sets up what it needs: a .venv from requirements.lock, made once and again when the lock or settings.ini changes.
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= full
@@ -38,7 +38,7 @@ help:
 	@echo "TORCH_INDEX=URL      an index of torch's CPU builds, where the usual one gives the CUDA build of several GB"
 
 setup:
-	@cmp -s requirements.lock $(ENV)/installed.lock || $(MAKE) --no-print-directory install
+	@{ cmp -s requirements.lock $(ENV)/installed.lock && cmp -s settings.ini $(ENV)/installed.ini; } || $(MAKE) --no-print-directory install
 
 define CHECK_PYTHON
 import sys
@@ -89,6 +89,7 @@ install:
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config merge.nbdev-merge.name "notebooks are merged cell by cell"; \
 	  git config merge.nbdev-merge.driver "\"`cd $(BIN) && pwd`/nbdev_merge\" %O %A %B %P"; fi
+	@cp settings.ini $(ENV)/installed.ini
 	@cp requirements.lock $(ENV)/installed.lock
 	@echo "== $(VENV) is ready"
 

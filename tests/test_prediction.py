@@ -219,7 +219,7 @@ def test_in_a_cohort_only_the_patient_without_clinical_variables_is_refused(clin
     columns = [c for c in PATIENT_COLUMNS if c in few and c in signature.facts["clinical"]]
     few.loc[1, columns] = None
     found, _ = predict_cohort(signature, replace(cohort, patients=few))
-    assert "--clinical" in found.error.iloc[1] and np.isnan(found.probability.iloc[1]) and found.group.iloc[1] == ""
+    assert "clinical=" in found.error.iloc[1] and np.isnan(found.probability.iloc[1]) and found.group.iloc[1] == ""
     assert found.probability.iloc[[0, 2]].notna().all() and (found.error.iloc[[0, 2]] == "").all()
 
 
@@ -316,14 +316,12 @@ def test_a_ct_without_mask_names_both_ways_out(kind, volume, patients, tmp_path,
         write_series(cohort.image(who), path, "CT")
     assert main(["predict", str(volume), str(path), "-o", str(tmp_path / "p.csv")]) == 2
     said = capsys.readouterr().err
-    assert (
-        all(word in said for word in ("--mask", "--point", "mask=", "point=")) and len(said.strip().splitlines()) == 1
-    )
+    assert all(word in said for word in ("--mask", "--point")) and len(said.strip().splitlines()) == 1
 
 
 def test_options_that_a_cohort_would_not_use_are_refused(volume, patients):
     cohort, who, case = one_of(patients)
-    with pytest.raises(OptionError, match="--mask"):
+    with pytest.raises(OptionError, match="mask"):
         with case_cohort(patients, mask=case["mask"]):
             pass
 

@@ -125,7 +125,8 @@ def intraclass_correlation(
     there is none (NaN). DataError for fewer than two patients or measurements or values that are not finite;
     OptionError for another kind.
     """
-    x = np.asarray(values, float)
+    table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(values)
+    x = require_numbers(table, "measurements").to_numpy(float)
     if kind not in ("ICC(1,1)", "ICC(2,1)", "ICC(3,1)") or not 0 < level < 1:
         raise OptionError(
             f"kind must be ICC(1,1), ICC(2,1) or ICC(3,1) and level between 0 and 1, got {kind!r} and {level}"

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..cohort.schema import PATIENT_COLUMNS, read_table
+from ..core.checks import option
 from ..core.errors import CohortError, OptionError
 from ..core.volume_files import VOLUME_SUFFIXES, write_volume
 from ..loading.dicom import scan_dicom
@@ -28,8 +29,10 @@ from ..segmentation.seeded import segment_seeded
 # %% auto #0
 __all__ = []
 
+
 # %% ../../nbs/80_signature/15_case.ipynb #ddf1496a
-_WHERE = "give the tumour's mask (--mask, mask=) or a point inside it (--point, point=)"
+def _where() -> str:
+    return f"give the tumour's mask ({option('mask', ...)}) or a point inside it ({option('point', ...)})"
 
 
 # %% ../../nbs/80_signature/15_case.ipynb #184114ad
@@ -56,7 +59,7 @@ def case_cohort(
         raise OptionError("give a mask or a point inside the tumour, not both")
     challenge = (case / "features" / "clinical_data.csv").is_file() and (case / "images").is_dir()
     if (case / "cohort.yaml").is_file() or challenge:
-        given = {"mask (--mask)": mask, "point (--point)": point, "clinical (--clinical)": clinical}
+        given = {option("mask"): mask, option("point"): point, option("clinical"): clinical}
         if extra := [name for name, value in given.items() if value is not None]:
             raise OptionError(
                 f"{case}: a cohort has its own masks and its own table of patients; leave out {', '.join(extra)}"
@@ -74,7 +77,7 @@ def case_cohort(
         elif case.is_dir():
             found = _dicom_folder(case, out, roi, clinical)
         else:
-            raise OptionError(f"{case}: an image alone does not say where the tumour is: {_WHERE}")
+            raise OptionError(f"{case}: an image alone does not say where the tumour is: {_where()}")
         cohort = load_cohort(out)
         yield replace(cohort, meta={**cohort.meta, "case": found})
 
@@ -90,7 +93,7 @@ def _dicom_folder(case: Path, out: Path, roi: str, clinical: str | Path | None) 
         said = "; ".join(dict.fromkeys(reasons[1:] or reasons))
         series = scan_dicom(case)[0]
         nothing = any(s.modality == "CT" for s in series) and not any(s.modality in ("RTSTRUCT", "SEG") for s in series)
-        hint = f"; there is no RTSTRUCT or SEG beside the CT: {_WHERE}" if nothing else ""
+        hint = f"; there is no RTSTRUCT or SEG beside the CT: {_where()}" if nothing else ""
         raise CohortError(f"{case}: {said}{hint}") from None
     names = pd.read_csv(key, dtype=str, keep_default_na=False).set_index("patient_id")["original_id"].to_dict()
     taken = set(load_cohort(out).ids)

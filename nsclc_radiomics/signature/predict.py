@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from ..cohort.folder import Cohort
+from ..core.checks import option
 from ..core.errors import DataError
 from ..features.extraction import extract_cohort
 from ..loading.mask import read_mask
@@ -201,9 +202,9 @@ def _nothing_words(signature: Signature, patients: list[str]) -> str:
     who = f"patient {patients[0]}" if len(patients) == 1 else f"the {len(patients)} patients, e.g. {patients[0]}"
     return (
         f"{who}: the model is {signature.facts['model']!r}, {CANDIDATES[signature.facts['model']]}; it uses {used}, and"
-        " none of these is known. Give them in a CSV with the columns of patients.csv (--clinical, clinical=; for"
+        f" none of these is known. Give them in a CSV with the columns of patients.csv ({option('clinical', ...)}; for"
         " DICOM with its PatientID as patient_id; for a cohort fill in patients.csv), or train a model that reads the"
-        " image (--model radiomic, model=)"
+        " image: radiomic, forest or combined"
     )
 
 
