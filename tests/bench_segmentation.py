@@ -18,7 +18,7 @@ from nsclc_radiomics.core.compute import Compute
 from nsclc_radiomics.core.files import reference_dir
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.loading.owkin import import_owkin
-from nsclc_radiomics.segmentation.inference import segment
+from nsclc_radiomics.segmentation.inference import segment_by_network
 from nsclc_radiomics.segmentation.model import UnetSegmenter
 from nsclc_radiomics.segmentation.network import UnetSettings, build_unet
 from nsclc_radiomics.segmentation.scores import segmentation_scores, summarise_scores
@@ -57,8 +57,11 @@ def run() -> dict[str, dict[str, Any]]:
     image, mask = chest()
     results = {}
     for name, work in (
-        ("segment a 512x512x134 CT, nothing pointed at", lambda: segment(image, model, "search")),
-        ("segment a 512x512x134 CT, one click and the network", lambda: segment(image, model, centre_point(mask))),
+        ("segment a 512x512x134 CT, nothing pointed at", lambda: segment_by_network(image, model, "search")),
+        (
+            "segment a 512x512x134 CT, one click and the network",
+            lambda: segment_by_network(image, model, centre_point(mask)),
+        ),
         ("segment a 512x512x134 CT, one click without a network", lambda: segment_seeded(image, centre_point(mask))),
     ):
         wall, cpu = time.perf_counter(), time.process_time()

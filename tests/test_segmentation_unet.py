@@ -20,7 +20,7 @@ from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.volume import Volume, grid_difference
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
 from nsclc_radiomics.segmentation.bundle import load_bundle
-from nsclc_radiomics.segmentation.inference import segment, to_grid
+from nsclc_radiomics.segmentation.inference import segment_by_network, to_grid
 from nsclc_radiomics.segmentation.model import load_model, save_model
 from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_unet, look, network_input, sharpness
 from nsclc_radiomics.segmentation.scores import dice
@@ -105,13 +105,13 @@ def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
     ct = ct.with_array(np.rint(coarse).astype(np.int16))
     middle = (np.array(ct.shape) - 1) / 2
     expected = sharpness(ct.array, middle, ct.spacing[::-1])
-    segment(ct, Listener())
+    segment_by_network(ct, Listener())
     assert len(told) == 2 and all(
         np.array_equal(sharp, expected) and np.allclose(half, np.array(ct.shape) * ct.spacing[::-1] / 2)
         for half, sharp in told
     )
     told.clear()
-    segment(ct, Listener(), point_of(ct, middle))
+    segment_by_network(ct, Listener(), point_of(ct, middle))
     assert told and all(np.allclose(sharp, expected) and half is None for half, sharp in told)
 
 
@@ -236,7 +236,7 @@ def test_a_model_comes_back_equal_and_tampering_is_noticed(trained, tmp_path):
 def test_a_point_a_centre_and_a_search_find_the_ball():
     image, mask = ball_patient(3)
     for where in ("auto", "centre", "search", centre_point(mask)):
-        result = segment(image, Dense(), where)
+        result = segment_by_network(image, Dense(), where)
         assert dice(result.mask, mask) > 0.9 and len(result.places) == 1 and grid_difference(result.mask, image) is None
 
 
@@ -249,40 +249,40 @@ def two_tumours():
 
 def test_two_tumours_are_both_said_and_the_larger_is_kept():
     image, balls = two_tumours()
-    result = segment(image, Dense(), "search")
+    result = segment_by_network(image, Dense(), "search")
     assert len(result.places) == 2 and "1 more suspicious place" in result.note
     assert result.mask.array[balls[1]].mean() > 0.9 and not result.mask.array[balls[0]].any()
-    clicked = segment(image, Dense(), point_of(image, (25, 30, 20)))
+    clicked = segment_by_network(image, Dense(), point_of(image, (25, 30, 20)))
     assert clicked.mask.array[balls[0]].mean() > 0.9 and not clicked.mask.array[balls[1]].any()
 
 
 def test_no_tumour_is_an_outcome_and_not_an_error():
     lung = Volume(np.full((40, 90, 90), -850, np.int16), (2, 2, 3), unit="HU")
     for where in ("auto", "centre", "search"):
-        result = segment(lung, Dense(), where)
+        result = segment_by_network(lung, Dense(), where)
         assert not result.mask.array.any() and result.note.startswith("no tumour found") and result.places.empty
 
 
 def test_a_tumour_at_the_edge_is_said():
     image, _ = ball_patient(4)
     cut = Volume(image.array[:, :, 18:], image.spacing, image.origin, unit="HU")
-    assert "edge" in segment(cut, Dense(), "centre").note
+    assert "edge" in segment_by_network(cut, Dense(), "centre").note
 
 
 def test_images_that_are_no_ct_are_refused():
     image, _ = ball_patient(1)
     with pytest.raises(ImageError, match="SUVbw"):
-        segment(image.with_array(image.array, "SUVbw"), Dense())
+        segment_by_network(image.with_array(image.array, "SUVbw"), Dense())
     with pytest.raises(ImageError, match="HU"):
-        segment(image.with_array(np.zeros(image.shape)), Dense())
+        segment_by_network(image.with_array(np.zeros(image.shape)), Dense())
     with pytest.raises(OptionError, match="outside"):
-        segment(image, Dense(), (1e4, 0, 0))
+        segment_by_network(image, Dense(), (1e4, 0, 0))
 
 
 def test_turned_axes_give_the_same_mask():
     image, mask = ball_patient(3)
     turned = Volume(image.array, image.spacing, (5, 6, 7), (0, 1, 0, 0, 0, 1, 1, 0, 0), "HU")
-    assert np.array_equal(segment(turned, Dense()).mask.array, segment(image, Dense()).mask.array)
+    assert np.array_equal(segment_by_network(turned, Dense()).mask.array, segment_by_network(image, Dense()).mask.array)
 
 
 def test_the_grid_keeps_place_and_volume():
@@ -331,7 +331,7 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
 def test_a_scored_mask_must_lie_on_its_image(cohort):
     image, mask = ball_patient(0)
     with pytest.raises(GeometryError):
-        dice(segment(image, Dense()).mask, Volume(mask.array, (1, 1, 1)))
+        dice(segment_by_network(image, Dense()).mask, Volume(mask.array, (1, 1, 1)))
 
 
 STEPS = [
@@ -579,7 +579,7 @@ def test_a_small_tumour_is_looked_at_again_closer():
             return super().probability(hu, spacing)
 
     image, mask = ball_patient(0)
-    assert dice(segment(image, Asked()).mask, mask) > 0.9
+    assert dice(segment_by_network(image, Asked()).mask, mask) > 0.9
     assert np.allclose(asked[0], (72, 80, 80)) and len(asked) == 2 and 24 <= asked[1].max() < 50
 
 

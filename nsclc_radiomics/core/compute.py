@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["make_rng", "Compute", "choose_device"]
+__all__ = ["make_rng", "Compute"]
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #f53fae20
@@ -101,10 +101,15 @@ def _say_progress(work: Iterable[Any], what: str, total: int, unit: str, done: i
 # %% ../../nbs/00_core/40_compute.ipynb #578cff27
 @dataclass(frozen=True)
 class Compute:
-    """How long work is computed; OptionError for a seed or a number of processes that cannot be.
+    """How long work is computed: seed, processes, device of the networks, and whether progress is shown.
 
     Only the seed decides the result: it is the same with any number of processes. The device is looked for where a
-    network starts, see `choose_device`. Example: `train(cohort, run, compute=Compute(seed=7, jobs=2))`.
+    network starts, see `choose_device`. Raises OptionError for a seed or a number of processes that cannot be.
+
+    Source: seeds by key as in numpy's `SeedSequence`; processes by joblib.
+
+    >>> nr.Compute(jobs=2, progress=False).workers(tasks=1)
+    1
     """
 
     seed: int = 1

@@ -25,7 +25,19 @@ __all__ = [
 
 # %% ../../nbs/00_core/00_errors.ipynb #c9c0f163
 class NsclcError(Exception):
-    "Base of every error that this package raises on purpose."
+    """Base of every error that this package raises on purpose: the message says what is wrong and what to do.
+
+    Below it: OptionError, CohortError, ImageError, GeometryError, MaskError, FeatureError, DataError, LeakageError,
+    ResponseError, ModelError, RunError and MissingDependencyError, all in `core.errors`.
+
+    Source: names as PEP 8 asks, each ending in Error.
+
+    >>> issubclass(nr.NsclcError, Exception)
+    True
+    >>> try: nr.load_cohort("nowhere")
+    ... except nr.NsclcError as error: print(error)
+    nowhere: no such cohort folder; a cohort is a folder with cohort.yaml, patients.csv and images/
+    """
 
 
 # %% ../../nbs/00_core/00_errors.ipynb #5cced322

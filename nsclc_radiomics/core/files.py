@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .errors import OptionError, RunError
 
@@ -164,13 +163,14 @@ def content_hash(*parts: Any) -> str:
 
 # %% ../../nbs/00_core/20_files.ipynb #c71ca6b8
 def _update(digest: Any, part: Any) -> None:
+    np = sys.modules.get("numpy")  # not imported for commands that need none; an array is there only where it is
     if isinstance(part, Path):
         files = sorted(p for p in part.rglob("*") if p.is_file()) if part.is_dir() else [part]
         for file in files:
             digest.update(f"file {file.relative_to(part) if part.is_dir() else ''}\0".encode())
             with open(file, "rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
-    elif isinstance(part, np.ndarray):
+    elif np is not None and isinstance(part, np.ndarray):
         digest.update(f"array {part.dtype.str} {part.shape}\0".encode())
         digest.update(np.ascontiguousarray(part).view(np.uint8).data)
     else:

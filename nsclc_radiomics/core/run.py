@@ -5,12 +5,11 @@
 # %% ../../nbs/00_core/25_run.ipynb #12371717
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .errors import RunError
 from .files import make_parent, project_root, read_json, write_json
@@ -85,6 +84,12 @@ class Run:
         return read_json(self.need("numbers.json", "the notebooks before this one"))
 
 
+# %% ../../nbs/00_core/25_run.ipynb #b2f04d71
+def as_run(run: str | Path | Run) -> Run:
+    "A run from its folder; a `Run` is returned as it is."
+    return run if isinstance(run, Run) else Run(Path(run))
+
+
 # %% ../../nbs/00_core/25_run.ipynb #e08fc2fd
 EVIDENCE = ("simulated", "real", "reported")
 
@@ -94,6 +99,6 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
     "An entry with Python numbers in place of NumPy's, and None where a number is not finite, as JSON has no NaN."
     out = {}
     for key, value in entry.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        out[key] = None if isinstance(value, float) and not np.isfinite(value) else value
+        value = value.item() if hasattr(value, "item") else value
+        out[key] = None if isinstance(value, float) and not math.isfinite(value) else value
     return out

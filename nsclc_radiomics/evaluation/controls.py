@@ -42,7 +42,6 @@ __all__ = [
     "shuffle_cohort",
     "leaky_auc",
     "honest_auc",
-    "guard_procedure",
     "run_controls",
     "require_controls",
     "null_intervals",

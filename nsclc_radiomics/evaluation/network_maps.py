@@ -25,15 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = [
-    "grad_cam",
-    "attention_by_look",
-    "integrated_gradients",
-    "map_similarity",
-    "shares_by_channel",
-    "network_checks",
-    "plot_attention",
-]
+__all__ = ["attention_by_look", "integrated_gradients", "shares_by_channel", "network_checks", "plot_attention"]
 
 
 # %% ../../nbs/70_evaluation/70_network_maps.ipynb #4663122c

@@ -232,8 +232,19 @@ def out_of_fold(
     folds: pd.Series | np.ndarray,  # the fold each patient is tested in, same order
     jobs: int | None = None,  # folds at once; None: as joblib's parallel_config says, else one
 ) -> tuple[pd.Series, list[BaseEstimator]]:
-    """Each patient's probability of class 1 by the model of the other folds, and those models, in the order of the
-    folds.
+    """Cross-validated probabilities: each patient's probability of class 1 by the model of the other folds, and those
+    models, in the order of the folds.
+
+    Each model is a clone that is fitted from nothing, selection of features included. Raises DataError for labels other
+    than 0 and 1 or a single fold, LeakageError for a step that has seen the patients it is scored on.
+
+    Source: Stone, J R Stat Soc B 1974;36:111-147; scikit-learn's `cross_val_predict`.
+
+    >>> import pandas as pd
+    >>> y = pd.Series([0, 1, 0, 1, 0, 1, 0, 1], list("abcdefgh"))
+    >>> X = pd.DataFrame({"original_shape_MeshVolume": range(8)}, index=y.index)
+    >>> nr.out_of_fold(nr.make_model("volume"), X, y, folds=[0, 0, 0, 0, 1, 1, 1, 1])[0].shape
+    (8,)
     """
     index, tasks = _fold_tasks(model, X, y, folds)
     done = Parallel(n_jobs=jobs)(tasks)

@@ -16,7 +16,7 @@ from .pyradiomics import radiomics_module
 from .shape import diameters, surface_and_volume
 
 # %% auto #0
-__all__ = ["shape"]
+__all__ = []
 
 # %% ../../nbs/40_features/40_formulas.ipynb #62822957
 CLASS_NAMES = {

@@ -18,7 +18,7 @@ from ..core.volume import Volume
 from .pyradiomics import radiomics_module
 
 # %% auto #0
-__all__ = ["crop"]
+__all__ = []
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #00b4fcfb

@@ -19,7 +19,7 @@ from ..core.volume import Volume
 from .extraction import extract
 
 # %% auto #0
-__all__ = ["ibsi_table"]
+__all__ = []
 
 # %% ../../nbs/40_features/80_ibsi.ipynb #42d27677
 _MORPHOLOGY = {

@@ -29,7 +29,7 @@ from .frame import bounding_box, make_frame
 from .matrices import Region, Texture
 
 # %% auto #0
-__all__ = ["measure"]
+__all__ = []
 
 
 # %% ../../nbs/40_features/45_measure.ipynb #9f7a6c27

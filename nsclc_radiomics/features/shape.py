@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 # %% auto #0
-__all__ = ["diameters"]
+__all__ = []
 
 # %% ../../nbs/40_features/30_shape.ipynb #85f0b1d4
 # Triangles of the first 128 kinds of cell, three edges (0-9, a, b) each, after P. Bourke's table as in PyRadiomics; the

@@ -26,7 +26,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from ..core.errors import ImageError, NsclcError
 
 # %% auto #0
-__all__ = ["Series", "scan_dicom"]
+__all__ = ["scan_dicom"]
 
 
 # %% ../../nbs/20_loading/10_dicom.ipynb #75ef0d0a

@@ -413,9 +413,18 @@ def import_dicom(
 ) -> pd.DataFrame:
     """Make a DICOM tree a cohort, and return the table of what was taken and left out (also in `OUT_import.csv`).
 
-    A file without a patient's id counts as a patient of its own study. Raises ImageError where `src` is not there,
-    CohortError for tables that break their schema and where no patient can be taken, OptionError for options that
-    cannot be used.
+    CT in HU and PET in SUVbw are written as NIfTI; RTSTRUCT and SEG become masks on their own image. Ids become
+    pseudonyms and dates are moved, unless `keep_ids`. A file without a patient's id counts as a patient of its own
+    study.
+
+    Raises ImageError where `src` is not there, CohortError for tables that break their schema and where no patient can
+    be taken, OptionError for options that cannot be used.
+
+    Source: DICOM PS3.3, ROI contour (C.8.8.6) and segmentation (C.8.20).
+
+    >>> taken = nr.import_dicom("trial/dicom", "imported", jobs=1)
+    >>> len(nr.load_cohort("imported").patients)
+    1
     """
     check_import_options(out, split, endpoint)
     worker_count(jobs)

@@ -23,7 +23,7 @@ from ..core.volume import Volume, grid_difference
 from ..core.volume_files import write_volume
 
 # %% auto #0
-__all__ = ["key_path", "pseudonyms"]
+__all__ = ["key_path"]
 
 
 # %% ../../nbs/20_loading/60_import_record.ipynb #7b4052ab

@@ -96,11 +96,17 @@ def read_mask(
     label: float | None = None,  # see `choose_label`
     resample: bool = False,  # move the mask onto the image's grid instead of refusing another grid
 ) -> Volume:
-    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean `Volume` of unit "mask" with at least one voxel
+    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean Volume (z, y, x) of unit "mask", at least one voxel
     inside.
 
     Raises MaskError (missing, unreadable, empty, which label?) or GeometryError (not the image's grid; the message has
-    the numbers).
+    the differences in mm).
+
+    Source: grids are compared at their corners, as in `fit_mask`.
+
+    >>> ct = nr.read_volume("trial/images/sim0001/ct.nii.gz", unit="HU")
+    >>> nr.read_mask("trial/images/sim0001/ct_mask.nii.gz", ct).array.dtype.name
+    'bool'
     """
     try:
         stored = read_volume(path, "mask")

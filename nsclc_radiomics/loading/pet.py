@@ -405,11 +405,17 @@ def read_pet(
     | Iterable[str | Path]
     | Series,  # a folder with one PET series, its files, or a `Series` of `scan_dicom`
 ) -> Volume:
-    """A PET volume in SUVbw, float32.
+    """A PET volume in SUVbw (g/ml), shape (z, y, x), float32.
 
     Warns where a header value was read differently from how it stands (see `suv_factors`). Raises ImageError as
     `read_ct` does, and for a header value that SUV needs and that is missing or makes no sense, naming it. Weight, dose
     and times are never guessed.
+
+    Source: QIBA's vendor-neutral pseudo-code for SUV; IBSI's manual for SUV computation (Vácha et al.).
+
+    >>> pet = nr.read_pet("trial/dicom/sim0001/PT")
+    >>> pet.unit, pet.array.dtype.name
+    ('SUVbw', 'float32')
     """
     series = choose_series(source, "PT")
     slices, grid = grid_of_slices(read_slices(series), series_name(series))

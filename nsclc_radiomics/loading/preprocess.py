@@ -12,7 +12,7 @@ from ..core.errors import GeometryError, ImageError, OptionError
 from ..core.volume import Volume, grid_difference
 
 # %% auto #0
-__all__ = ["resample", "window", "scale"]
+__all__ = ["resample"]
 
 # %% ../../nbs/20_loading/35_preprocess.ipynb #23276d0d
 _INTERPOLATORS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}

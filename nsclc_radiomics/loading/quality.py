@@ -30,7 +30,7 @@ from .mask import read_mask
 from .preprocess import turned_to_lps
 
 # %% auto #0
-__all__ = ["quality_measures", "check_cohort"]
+__all__ = ["check_cohort"]
 
 # %% ../../nbs/20_loading/85_quality.ipynb #98370bc8
 LEVELS = ("error", "warning", "note")

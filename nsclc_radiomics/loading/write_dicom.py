@@ -22,7 +22,7 @@ from ..core.errors import GeometryError, OptionError
 from ..core.volume import Volume
 
 # %% auto #0
-__all__ = ["outlines", "write_dicom"]
+__all__ = ["write_dicom"]
 
 # %% ../../nbs/20_loading/05_write_dicom.ipynb #ec6af28d
 _CLASSES = {

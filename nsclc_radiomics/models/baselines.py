@@ -45,7 +45,7 @@ from .selection import (
 )
 
 # %% auto #0
-__all__ = ["make_model", "complete_rows", "selected_features", "tuned_parameters", "hybrid_table"]
+__all__ = ["make_model", "complete_rows", "hybrid_table"]
 
 
 # %% ../../nbs/60_models/30_baselines.ipynb #5e8a3615
@@ -59,7 +59,14 @@ def make_model(
     """An unfitted pipeline for a DataFrame of features, shape (patients, features), and labels 0 or 1.
 
     `clinical` takes the columns of `clinical_table`; `combined` the radiomic features and a column `network_score`,
-    all that the image gives; `hybrid` all of these.
+    all that the image gives; `hybrid` all of these. Raises OptionError for a name that is not known.
+
+    Source: LASSO (Tibshirani, J R Stat Soc B 1996;58:267-288), random forest (Breiman, Mach Learn 2001;45:5-32), by
+    scikit-learn; `volume` as the comparator that Welch et al. ask for (Radiother Oncol 2019;130:2-9).
+
+    >>> model = nr.make_model("random_forest", reduce="pca", tune=False)
+    >>> list(model.named_steps)[-1]
+    'classify'
     """
     if name not in {**MODELS, **COMPARATORS}:
         raise OptionError(f"unknown model {name!r}; expected one of {', '.join([*MODELS, *COMPARATORS])}")

@@ -16,17 +16,7 @@ from ..core.checks import require_columns
 from ..core.errors import DataError
 
 # %% auto #0
-__all__ = [
-    "MODELS",
-    "COMPARATORS",
-    "REDUCTIONS",
-    "VOLUME_FEATURE",
-    "NETWORK_SCORE",
-    "CLINICAL_NUMBERS",
-    "CLINICAL_WORDS",
-    "STAGES",
-    "clinical_table",
-]
+__all__ = ["MODELS", "COMPARATORS", "REDUCTIONS", "clinical_table"]
 
 # %% ../../nbs/60_models/20_clinical.ipynb #4e48d4d9
 OFTEN = 0.1  # share of the training patients without a value
@@ -108,6 +98,8 @@ COMPARATORS = {
     "hybrid": "Hybrid",
 }  # these need columns beside the radiomic features
 REDUCTIONS = {"lasso": "LASSO", "pca": "PCA", "none": "none"}
+
+# %% ../../nbs/60_models/20_clinical.ipynb #3d7c52e9
 VOLUME_FEATURE = "original_shape_MeshVolume"
 NETWORK_SCORE = "network_score"
 CLINICAL_NUMBERS = ("pdl1_tps", "tmb", "ecog", "age", "albumin", "dnlr", "line_of_therapy")

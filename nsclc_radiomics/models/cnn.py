@@ -12,17 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from .weights import (
-    copied_weights,
-    need_safetensors,
-    read_weights,
-    resume_checkpoint,
-    write_checkpoint,
-)
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
@@ -38,14 +29,20 @@ from ..core.compute import (
 )
 from ..core.errors import DataError, ModelError, OptionError
 from ..core.files import atomic_folder, content_hash
-from ..core.style import COLOURS
 from .network import Augmentation, augment_batch, build_network, mirror_batch
+from .weights import (
+    copied_weights,
+    need_safetensors,
+    read_weights,
+    resume_checkpoint,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["stack_volumes", "CNN3DClassifier", "plot_history"]
+__all__ = ["stack_volumes", "CNN3DClassifier"]
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #80b876b2
@@ -93,13 +90,20 @@ def _torch_seed(seed: int, *keys: str | int) -> int:
 
 # %% ../../nbs/60_models/60_cnn.ipynb #4a75022c
 class CNN3DClassifier(ClassifierMixin, BaseEstimator):
-    """The paper's 3D-CNN for two classes, over volumes of shape (channels, size, size, size) with values of about 0 to
-    1.
+    """The paper's 3D-CNN for two classes, over volumes of shape (patients, channels, size, size, size) with values of
+    about 0 to 1; a scikit-learn classifier.
 
-    Fitted attributes: `classes_` (2,), `network_` (the torch module in evaluation mode), `history_` (one row an epoch:
+    Fitted attributes: `classes_` (2,), `network_` (the torch module in evaluation mode), `history_` (one row per epoch:
     epoch, loss, validation_loss), `best_epoch_`, and `states_` with the `last` and the `best` weights. Best is the
     epoch of least validation loss, or of least training loss where nobody is set aside. Raises DataError for one class
-    only, NaN, unequal shapes, or volumes too small for the network.
+    only, NaN, unequal shapes, or volumes too small for the network; MissingDependencyError without torch.
+
+    Source: architecture and training as the paper describes them; what it leaves open is a parameter.
+
+    >>> import numpy as np
+    >>> network = nr.CNN3DClassifier(masks=(), epochs=1, augmentation=None)
+    >>> network.fit(np.zeros((4, 1, 16, 16, 16)), [0, 1, 0, 1]).predict_proba(np.zeros((3, 1, 16, 16, 16))).shape
+    (3, 2)
     """
 
     def __init__(
@@ -497,21 +501,3 @@ def _checkpoint_file(model: CNN3DClassifier, volumes: np.ndarray, target: np.nda
     free = ("checkpoint", "checkpoint_every", "progress", "use")
     settings = {key: value for key, value in _plain_params(model).items() if key not in free}
     return Path(model.checkpoint) / f"{content_hash(CNN_FORMAT, settings, volumes, target)[:20]}.safetensors"
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #4c6783bd
-def plot_history(
-    model: CNN3DClassifier,  # fitted
-) -> Figure:
-    "Loss against epoch: of the patients trained on, of those set aside where there are any, and the best epoch."
-    check_is_fitted(model)
-    history = model.history_
-    fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-    ax.plot(history["epoch"], history["loss"], color=COLOURS[0], label="training, augmented")
-    if history["validation_loss"].notna().any():
-        ax.plot(history["epoch"], history["validation_loss"], color=COLOURS[1], ls="--", label="set aside")
-    ax.axvline(model.best_epoch_, color="0.5", lw=1, ls=":", label=f"best: epoch {model.best_epoch_}")
-    ax.set(xlabel="epoch", ylabel="binary cross-entropy", ylim=(0, None))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8)
-    return fig

@@ -22,7 +22,7 @@ from .pictures import new_figure
 from .survival import check_times, kaplan_meier, p_text
 
 # %% auto #0
-__all__ = ["cox", "cox_zph", "c_index", "auc_at", "restricted_mean", "plot_forest"]
+__all__ = ["cox", "cox_zph", "c_index", "plot_forest"]
 
 
 # %% ../../nbs/50_outcomes/75_cox.ipynb #0967d543

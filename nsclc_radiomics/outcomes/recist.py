@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.errors import OptionError, ResponseError
 
 # %% auto #0
-__all__ = ["Rules", "overall_response", "Best", "best_overall_response"]
+__all__ = ["Rules", "overall_response", "best_overall_response"]
 
 
 # %% ../../nbs/50_outcomes/10_recist.ipynb #39757d8f

@@ -168,13 +168,20 @@ def responses(
     confirm: bool = False,  # must responses be confirmed to count as best?
     rules: Rules = Rules(),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Response at each visit after baseline, and one row a patient, by RECIST 1.1 or iRECIST.
+    """Response at each visit after baseline, and one row per patient, by RECIST 1.1 or iRECIST.
 
     The first table has sums and nadir in mm, changes in mm and percent, `day` since the start of treatment (or since
     baseline), the responses of targets, non-targets and overall, and the reason in words. The second has
     `best_response`, `responder` (CR or PR), `disease_control` (CR, PR, SD or NON-CR/NON-PD), `best_change_pct`, dates
     of response, progression and last evaluable visit, and carries along death, last contact and new therapy. Raises
     ResponseError with patient, visit and lesion for all rows that cannot be used.
+
+    Source: RECIST 1.1 (Eisenhauer et al., Eur J Cancer 2009;45:228-247); iRECIST (Seymour et al., Lancet Oncol
+    2017;18:e143-e152).
+
+    >>> visits, patients = nr.responses(nr.load_cohort("trial").lesions)
+    >>> patients["best_response"].head(3).tolist()
+    ['SD', 'PR', 'PD']
     """
     if criteria not in CRITERIA:
         raise OptionError(f"{option('criteria')} must be one of {', '.join(CRITERIA)}, got {criteria!r}")

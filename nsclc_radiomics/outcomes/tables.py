@@ -18,7 +18,7 @@ from .recist import Rules
 from .responses import responses
 
 # %% auto #0
-__all__ = ["read_lesions", "lesions_from_sdtm", "reported_responses", "respond_file"]
+__all__ = ["read_lesions", "lesions_from_sdtm", "respond_file"]
 
 
 # %% ../../nbs/50_outcomes/45_tables.ipynb #8befdb26

@@ -77,9 +77,17 @@ def run_paper(
     say: Callable[[str], None] = print,
 ) -> Run:
     """Execute the paper's notebooks into a run folder, each after those it needs; those with nothing changed are kept
-    as they are.
+    as they are. Returns the run.
 
-    Where a notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised.
+    Its `notebooks`, `figures`, `tables` and `numbers.json` hold the results, each with its kind of evidence. Where a
+    notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised;
+    OptionError for options. Works in a clone, whose notebooks it executes.
+
+    Source: papermill.
+
+    >>> run = nr.run_paper("runs/mine", "trial", profile="smoke", only=["10_introduction"], say=str)
+    >>> (run.path / "notebooks" / "10_introduction.ipynb").is_file()
+    True
     """
     find_profile(profile)
     make_rng(seed)  # refuses what is no seed

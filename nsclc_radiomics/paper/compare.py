@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.files import read_json
-from ..core.run import Run
+from ..core.run import Run, as_run
 
 # %% auto #0
 __all__ = ["verify"]
@@ -74,11 +74,22 @@ def comparable_numbers(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any], 
 
 # %% ../../nbs/90_paper/55_compare.ipynb #bbc68fde
 def verify(
-    a: Run,
-    b: Run,
+    a: Run | str | Path,
+    b: Run | str | Path,
     tolerance: float | None = 0.0,  # relative; zero on one machine, None for the TOLERANCES between machines
 ) -> list[str]:
-    "What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree."
+    """What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree.
+
+    Raises RunError for a run without numbers.
+
+    Source: byte for byte on one machine; between machines within the tolerances of this module.
+
+    >>> nr.verify("runs/trial", "runs/trial")
+    []
+    >>> len(nr.verify("runs/trial", "runs/trial", tolerance=None))
+    0
+    """
+    a, b = as_run(a), as_run(b)
     differences = compare_numbers(a.numbers(), b.numbers(), tolerance)
     for folder in ("tables", "figures"):
         one, other = ({p.name: p for p in (r.path / folder).glob("*.csv")} for r in (a, b))

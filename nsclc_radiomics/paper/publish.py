@@ -20,7 +20,7 @@ from .chapters import cell_sources, paper_notebooks
 from .execution import execute_notebook, normalise_notebook, shown_path, write_notebook
 
 # %% auto #0
-__all__ = ["publish"]
+__all__ = []
 
 
 # %% ../../nbs/90_paper/70_publish.ipynb #94019542

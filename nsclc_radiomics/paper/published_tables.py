@@ -13,7 +13,7 @@ import pandas as pd
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..core.errors import CohortError
 from ..core.files import atomic_folder, shipped_yaml
-from .real_cohorts import SOURCES, real_folder
+from .real_cohorts import SOURCES
 
 # %% auto #0
 __all__ = ["read_two_hospitals", "icb_cohort"]

@@ -32,7 +32,7 @@ from .profiles import remove_tree
 from .schedule import Schedule
 
 # %% auto #0
-__all__ = ["build_site"]
+__all__ = []
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #555e597e

@@ -22,7 +22,7 @@ from .seeded import index_of, point_of
 from .training import SMALLEST_LOOK_MM, half_of, is_crop
 
 # %% auto #0
-__all__ = ["Segmentation", "Segmenter", "segment"]
+__all__ = ["Segmentation", "Segmenter"]
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7afd83f6
 THRESHOLD = 0.5
@@ -54,7 +54,7 @@ class Segmenter(Protocol):
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #4f53d6a6
 class PatchNetworks(Protocol):
-    "What `segment` applies: networks that give each voxel of a patch its probability of tumour, see `UnetSegmenter`."
+    "What `segment_by_network` applies: networks that give each voxel of a patch its probability of tumour, see `UnetSegmenter`."
 
     @property
     def patch(self) -> int: ...  # voxels on each side
@@ -74,7 +74,7 @@ class PatchNetworks(Protocol):
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #8d801c97
-def segment(
+def segment_by_network(
     image: Volume,  # CT in HU
     model: PatchNetworks,  # a `UnetSegmenter`, or anything with `patch`, `spacing` and `probability`
     where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in mm (x, y, z)

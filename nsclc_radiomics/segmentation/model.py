@@ -16,7 +16,7 @@ from ..core.compute import choose_device, torch_apart
 from ..core.errors import ModelError, OptionError
 from ..core.files import atomic_folder, content_hash, read_json, write_json
 from ..core.volume import Volume
-from .inference import Segmentation, segment
+from .inference import Segmentation, segment_by_network
 from .network import (
     USUAL_SHARPNESS,
     UnetSettings,
@@ -42,8 +42,8 @@ class UnetSegmenter:
     name: str = "unet"
 
     def __call__(self, image: Volume, where: str | Sequence[float] = "auto", device: str = "auto") -> Segmentation:
-        "The tumour on one CT in HU, see `segment`."
-        return segment(image, self, where, device)
+        "The tumour on one CT in HU, see `segment_by_network`."
+        return segment_by_network(image, self, where, device)
 
     def probability(
         self,

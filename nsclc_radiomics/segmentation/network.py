@@ -16,7 +16,7 @@ from ..core.checks import option
 from ..core.errors import MissingDependencyError, OptionError
 
 # %% auto #0
-__all__ = ["UnetSettings", "look", "network_input"]
+__all__ = ["UnetSettings"]
 
 
 # %% ../../nbs/30_segmentation/30_network.ipynb #773419d0

@@ -36,7 +36,7 @@ from .seeded import centre_point, point_of, segment_seeded
 from .training import TrainingCase, fingerprint, prepare_cases, train_network
 
 # %% auto #0
-__all__ = ["train_segmenter", "segment_cohort", "segment_image"]
+__all__ = ["train_segmenter", "segment_cohort", "segment"]
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #b4b4158e
@@ -287,6 +287,31 @@ def open_model(model: Segmenter | str | Path) -> Segmenter:
     if str(model).startswith("bundle:"):
         return load_bundle(str(model).removeprefix("bundle:"))
     return load_model(model)
+
+
+# %% ../../nbs/30_segmentation/60_segmenter.ipynb #5e93a1c4
+def segment(
+    image: Volume,  # CT in HU
+    model: Segmenter | str | Path,  # `seeded` (one click, no network), a trained folder, `bundle:PATH`, or a model
+    where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in the tumour in mm (x, y, z)
+    device: str = "auto",  # of a network: auto, cpu, cuda or mps
+) -> Segmentation:
+    """Outline the tumour on a CT: `mask` is a boolean Volume on the image's grid, `note` says in words what was found.
+
+    `places` has one row per place found: x, y, z in mm, volume_cm3 and mean probability, most likely first. An empty
+    mask is no error. Without a network the point has to lie in the solid part of the tumour.
+
+    Raises OptionError for a point outside the image, ImageError for an image that is no CT in HU, ModelError for a
+    folder without a model.
+
+    Source: region growing and opening after Kuhnigk et al. 2006 (doi 10.1109/TMI.2006.871547); networks by MONAI.
+
+    >>> ct = nr.load_cohort("trial").image("sim0001")
+    >>> found = nr.segment(ct, "seeded", (-79.9, -28.9, -131.5)).mask
+    >>> found.unit, round(found.array.sum() * found.voxel_volume / 1000)  # cm³
+    ('mask', 11)
+    """
+    return open_model(model)(image, where, device)
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #3f64a753

@@ -28,7 +28,7 @@ from ..models.crops import CropSettings, tumour_crop
 from .case import case_cohort, own_id
 from .choice import CANDIDATES, rescaled
 from .predict import predict_cohort
-from .train import Signature, imputed_values, used_columns
+from .train import Signature, imputed_values, load_signature, used_columns
 from .words import OUTCOME_WORDS, answer_words, percent
 
 # %% auto #0
@@ -282,8 +282,8 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
 
 # %% ../../nbs/80_signature/30_page.ipynb #7386bad5
 def predict(
-    signature: Signature,
-    case: str | Path,  # as `case_cohort` takes it
+    signature: Signature | str | Path,  # a stored signature, or the run folder it is in
+    case: str | Path,  # a cohort, a DICOM folder, the challenge's layout, or an image file
     out: str | Path,  # CSV to write; the page goes beside it, with the ending .html
     mask: str | Path | None = None,
     point: Sequence[float] | None = None,
@@ -293,15 +293,22 @@ def predict(
     jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Predict a case or a cohort, write the CSV and the page, and give the table back, indexed by the patients' own
-    ids.
+    """Predict a case or a cohort, write the CSV and the page, and return the table, indexed by the patients' own ids.
 
-    Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort` and
-    `predict_cohort`.
+    Its columns are those of `predict_cohort`: probability of the endpoint with its 95 % interval, group, warnings,
+    error. Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort`
+    and `predict_cohort`; ModelError for a run without a signature.
+
+    Source: the stored model; nothing is trained.
+
+    >>> table = nr.predict("runs/trial", "trial", "predictions.csv", report=False, jobs=1)
+    >>> table["probability"].between(0, 1).all().item()
+    True
     """
     out = Path(out)
     if out.suffix != ".csv":
         raise OptionError(f"{out}: predictions are written as CSV; give a name that ends in .csv")
+    signature = signature if isinstance(signature, Signature) else load_signature(signature)
     with case_cohort(case, mask, point, roi, clinical) as cohort:
         predictions, table = predict_cohort(signature, cohort, jobs, progress)
         predictions["error"] = predictions["error"].str.replace(f"{cohort.path}/", "", regex=False)

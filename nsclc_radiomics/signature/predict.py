@@ -30,7 +30,7 @@ from .train import Signature, image_facts, imputed_values, used_columns
 from .words import predicted_words
 
 # %% auto #0
-__all__ = ["predict_cohort"]
+__all__ = []
 
 # %% ../../nbs/80_signature/20_predict.ipynb #ee74e616
 NEIGHBOURS = 5

@@ -22,7 +22,7 @@ from ..cohort.splits import patient_folds
 from ..core.compute import Compute
 from ..core.errors import DataError, ModelError, OptionError
 from ..core.files import atomic_folder, code_hash, read_json, require_empty, write_json
-from ..core.run import Run
+from ..core.run import Run, as_run
 from ..evaluation.metrics import auc_interval
 from ..evaluation.protocol import out_of_fold, youden_threshold
 from ..features.extraction import extract_cohort
@@ -87,7 +87,7 @@ def _images(cohort: Cohort, ids: list[str], jobs: int | None) -> pd.DataFrame:
 # %% ../../nbs/80_signature/10_train.ipynb #fd0f29d0
 def train(
     cohort: Cohort,
-    run: Run,  # receives the folder `signature`, which must not be there yet
+    run: str | Path | Run,  # receives the folder `signature`, which must not be there yet
     settings: str = "ct",  # of PyRadiomics: a shipped name or a YAML file
     model: str = "auto",  # one of `CANDIDATES`, or "auto": chosen by cross-validation
     network: bool = False,  # train the 3D-CNN too, for its own probability and Grad-CAM in reports
@@ -99,12 +99,20 @@ def train(
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what
     `signature.json` holds.
 
-    Patients of other splits are never looked at. DataError where too few patients have an outcome and features,
-    OptionError for options.
+    Patients of other splits are never looked at. Raises DataError where too few patients have an outcome and features,
+    OptionError for options and for a run that holds a signature already.
+
+    Source: nested cross-validation (Varma and Simon, BMC Bioinformatics 2006;7:91); threshold by Youden, Cancer
+    1950;3:32-35.
+
+    >>> options = {"settings": "original", "model": "volume", "refits": 2, "n_splits": 2}
+    >>> quiet = nr.Compute(jobs=1, progress=False)
+    >>> nr.train(nr.load_cohort("trial"), "runs/trial", compute=quiet, **options)["endpoint"]
+    'response'
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
-    seed, jobs = compute.seed, compute.workers()
+    run, seed, jobs = as_run(run), compute.seed, compute.workers()
     if refits < 2:
         raise OptionError(f"refits must be 2 or more, for an interval; got {refits}")
     require_empty(run.path / "signature")
@@ -250,7 +258,7 @@ def load_signature(
 
     ModelError where a file is missing, damaged or of another kind.
     """
-    path = (run if isinstance(run, Run) else Run(Path(run))).path / "signature"
+    path = as_run(run).path / "signature"
     if not (path / "signature.json").is_file():
         raise ModelError(f"{path}: no signature there; make one with `nsclc-radiomics train COHORT -o {path.parent}`")
     try:

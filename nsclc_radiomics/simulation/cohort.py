@@ -172,9 +172,19 @@ def simulate_cohort(
     dicom: int = 0,  # so many patients are also written as DICOM below out/dicom
     progress: bool = True,
 ) -> Path:
-    """Write a simulated cohort and return its folder. The same options give the same bytes whatever `jobs` is.
+    """Write a simulated cohort whose truth is known and return its folder. The same options give the same bytes
+    whatever `jobs` is.
+
+    CT in HU, PET in SUVbw, masks, lesions in mm and clinical variables. The worlds share every image: an image says
+    much about response in `claimed` (AUC 0.92), less in `published` (0.72), nothing in `null` (0.50).
 
     Raises OptionError for an option that cannot be used, and where `out` holds anything already.
+
+    Source: numbers of patients, centres and responders as the paper reports them.
+
+    >>> folder = nr.simulate_cohort("trial", patients=12, external=2, dicom=1, progress=False)
+    >>> sorted(p.name for p in folder.iterdir() if p.is_dir())
+    ['dicom', 'images']
     """
     _check_options(patients, external, world, seed, balance, jobs, dicom)
     require_empty(out)

@@ -21,7 +21,7 @@ from ..core.errors import DataError, OptionError
 from .phantom import CENTRES, EXTERNAL, SITES, TRAITS, Tumour
 
 # %% auto #0
-__all__ = ["signature", "image_index", "bayes_auc", "follow"]
+__all__ = []
 
 # %% ../../nbs/25_simulation/20_trial.ipynb #074dee39
 SIGNS = {"grain": 1, "margin": -1, "necrosis": -1, "rim": -1}  # a trait's direction in the signature
