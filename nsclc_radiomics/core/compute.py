@@ -108,7 +108,8 @@ class Compute:
 
     Source: seeds by key as in numpy's `SeedSequence`; processes by joblib.
 
-    >>> nr.Compute(jobs=2, progress=False).workers(tasks=1)
+    >>> quiet = nr.Compute(jobs=2, progress=False)
+    >>> quiet.workers(tasks=1)
     1
     """
 
