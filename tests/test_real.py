@@ -17,13 +17,14 @@ from nsclc_radiomics.core.files import shipped_yaml
 from nsclc_radiomics.evaluation.mask_cost import one_click
 from nsclc_radiomics.evaluation.metrics import auc_interval
 from nsclc_radiomics.outcomes.endpoints import cohort_outcomes
-from nsclc_radiomics.paper.published_tables import icb_cohort, read_two_hospitals
 from nsclc_radiomics.paper.real_cohorts import (
     SOURCES,
     auc_by_diameter,
     auc_table,
     ct_cohort,
+    icb_cohort,
     network_and_hybrid,
+    read_two_hospitals,
     real_folder,
     shuffled_features,
 )
