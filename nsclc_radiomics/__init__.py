@@ -22,7 +22,7 @@ The front door: these names load their module on first use, so that the import i
     collect    import_dicom, import_nifti, load_cohort, save_cohort, simulate_cohort        -> Cohort
     measure    segment, extract, extract_cohort                                             -> mask, features
     outcome    responses, pfs, cohort_outcomes, kaplan_meier                                -> tables
-    learn      make_model, CNN3DClassifier, out_of_fold, train, predict                     -> probabilities
+    learn      make_model, CNN3DClassifier, out_of_fold, train, predict, Compute            -> probabilities
     publish    run_paper, verify                                                            -> a run's folder
     go wrong   NsclcError, the base of every error that is raised on purpose
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_MODULE_OF` says the same a
     from .cohort.folder import load_cohort as load_cohort
     from .cohort.folder import save_cohort as save_cohort
     from .cohort.sample import fetch_sample as fetch_sample
+    from .core.compute import Compute as Compute
     from .core.errors import NsclcError as NsclcError
     from .core.volume import Volume as Volume
     from .core.volume_files import read_volume as read_volume
@@ -78,6 +79,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `_MODULE_OF` says the same a
 
 _MODULE_OF = {
     "Volume": "core.volume",
+    "Compute": "core.compute",
     "read_volume": "core.volume_files",
     "write_volume": "core.volume_files",
     "read_ct": "loading.ct",

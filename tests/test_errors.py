@@ -355,13 +355,14 @@ def test_options_are_refused_before_any_work(says, cohort, tmp_path, monkeypatch
     says("import", "dicom", tmp_path, cohort, texts=("not an empty folder",))
     says("import", "nifti", tmp_path / "none.csv", tmp_path / "out", texts=("none.csv: no such file",))
     from nsclc_radiomics.cohort.folder import load_cohort
+    from nsclc_radiomics.core.compute import Compute
     from nsclc_radiomics.loading.hospital import import_dicom
     from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
 
     for refuse in (
         lambda: import_dicom(tmp_path, tmp_path / "out", jobs=0),
-        lambda: segment_cohort(load_cohort(cohort), "seeded", tmp_path / "out", jobs=0),
-        lambda: train_segmenter(load_cohort(cohort), tmp_path / "out", jobs=0),
+        lambda: segment_cohort(load_cohort(cohort), "seeded", tmp_path / "out", compute=Compute(jobs=0)),
+        lambda: train_segmenter(load_cohort(cohort), tmp_path / "out", compute=Compute(jobs=0)),
     ):
         with pytest.raises(OptionError, match="^jobs must be a whole number of 1 or more, got 0"):
             refuse()

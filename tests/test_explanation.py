@@ -10,29 +10,31 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.pipeline import Pipeline
-
-from nsclc_radiomics.core.compute import make_rng
-from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
-from nsclc_radiomics.evaluation.explanation import (
-    additivity_gap,
+from nsclc_radiomics.evaluation.network_maps import (
     attention_by_look,
     attention_layer,
-    baseline_checks,
     completeness_gap,
     deletion_effect,
     enlarge,
-    explain_baseline,
     grad_cam,
-    importance_agreement,
     integrated_gradients,
     map_similarity,
     network_checks,
     randomised,
     share_inside,
     shares_by_channel,
-    trait_weights,
 )
+from nsclc_radiomics.evaluation.shap_values import (
+    additivity_gap,
+    baseline_checks,
+    explain_baseline,
+    importance_agreement,
+)
+from nsclc_radiomics.evaluation.traits import trait_weights
+from sklearn.pipeline import Pipeline
+
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.cnn import CNN3DClassifier
 

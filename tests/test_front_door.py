@@ -1,4 +1,4 @@
-"""`import nsclc_radiomics as nr`: 28 names that load on first use, and the example in each one's docstring at work."""
+"""`import nsclc_radiomics as nr`: 29 names that load on first use, and the example in each one's docstring at work."""
 
 import ast
 import doctest

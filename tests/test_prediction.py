@@ -19,6 +19,7 @@ from PIL import Image
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.cohort.folder import load_cohort
 from nsclc_radiomics.cohort.schema import ENDPOINTS, PATIENT_COLUMNS
+from nsclc_radiomics.core.compute import Compute
 from nsclc_radiomics.core.errors import CohortError, DataError, GeometryError, MaskError, ModelError, OptionError
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.run import Run
@@ -45,7 +46,15 @@ def patients(tmp_path_factory):
 
 def trained_as(patients, model):
     run = patients.with_name(model)
-    train(load_cohort(patients), Run(run), settings="paper", model=model, refits=3, n_splits=2, jobs=1, progress=False)
+    train(
+        load_cohort(patients),
+        Run(run),
+        settings="paper",
+        model=model,
+        refits=3,
+        n_splits=2,
+        compute=Compute(jobs=1, progress=False),
+    )
     return run
 
 
@@ -432,7 +441,7 @@ def test_the_page_has_size_place_sides_and_window(volume, patients, tmp_path):
 
 def test_predicting_without_a_network_does_not_load_explanation():
     line = (
-        "import sys, nsclc_radiomics.signature.page; sys.exit('nsclc_radiomics.evaluation.explanation' in sys.modules)"
+        "import sys, nsclc_radiomics.signature.page; sys.exit('nsclc_radiomics.evaluation.network_maps' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", line]).returncode == 0
 

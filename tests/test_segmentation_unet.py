@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from nsclc_radiomics.cohort.folder import Cohort, load_cohort, save_cohort
-from nsclc_radiomics.core.compute import choose_device, make_rng, torch_apart
+from nsclc_radiomics.core.compute import Compute, choose_device, make_rng, torch_apart
 from nsclc_radiomics.core.errors import GeometryError, ImageError, ModelError, OptionError
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.volume import Volume, grid_difference
@@ -22,7 +22,7 @@ from nsclc_radiomics.core.volume_files import read_volume, write_volume
 from nsclc_radiomics.segmentation.bundle import load_bundle
 from nsclc_radiomics.segmentation.inference import segment_by_network, to_grid
 from nsclc_radiomics.segmentation.model import load_model, save_model
-from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_network, look, network_input, sharpness
+from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_unet, look, network_input, sharpness
 from nsclc_radiomics.segmentation.scores import dice
 from nsclc_radiomics.segmentation.seeded import centre_point, point_of
 from nsclc_radiomics.segmentation.segmenter import (
@@ -38,6 +38,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("monai")
 
 SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8), patches=24, batch=2)
+QUIET = Compute(jobs=1, device="cpu", progress=False)
 
 
 def ball_patient(k, shape=(24, 40, 40), spacing=(2.0, 2.0, 3.0)):
@@ -74,7 +75,7 @@ def cohort(tmp_path_factory) -> Cohort:
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
-    return out, *train_segmenter(cohort, out, SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    return out, *train_segmenter(cohort, out, SMALL, folds=2, compute=QUIET)
 
 
 @dataclass
@@ -141,13 +142,13 @@ def test_no_network_has_seen_whom_it_scores(cohort, tmp_path, monkeypatch):
         segmenter, "train_network", lambda cases, *a: learnt.append({c.patient_id for c in cases}) or train(cases, *a)
     )
     monkeypatch.setattr(segmenter, "_score", lambda c, p, *a: scored.append((len(learnt) - 1, p)) or score(c, p, *a))
-    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert len(scored) == 4 and all(patient not in learnt[fold] for fold, patient in scored)
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, trained, tmp_path):
     out, _, scores = trained
-    _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=2, progress=False)
+    _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=replace(QUIET, jobs=2))
     assert scores["fold"].equals(again["fold"])
     # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a
     # voxel or two
@@ -158,7 +159,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
 def test_the_filters_learn(cohort):
     network, _ = train_network(prepare_cases(cohort, ["P0", "P1"], SMALL), SMALL, "cpu")
     with torch_apart(seed=SMALL.seed):
-        drawn = build_network(SMALL)
+        drawn = build_unet(SMALL)
     assert not any(torch.equal(before, after) for before, after in zip(drawn.parameters(), network.parameters()))
 
 
@@ -180,7 +181,7 @@ def test_the_callers_random_state_is_kept(cohort, tmp_path):
     torch.manual_seed(5)
     expected, threads = torch.rand(3), torch.get_num_threads()
     torch.manual_seed(5)
-    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
@@ -189,10 +190,10 @@ def test_training_is_not_done_twice_and_never_mixed(cohort, trained, monkeypatch
 
     out, _, scores = trained
     monkeypatch.setattr(segmenter, "_train_fold", None)
-    _, again = train_segmenter(cohort, out, SMALL, folds=2, device="cpu", progress=False)
+    _, again = train_segmenter(cohort, out, SMALL, folds=2, compute=QUIET)
     assert np.allclose(again["dice"], scores["dice"])
     with pytest.raises(OptionError, match="not an empty folder"):
-        train_segmenter(cohort, out, SMALL, folds=3, device="cpu", progress=False)
+        train_segmenter(cohort, out, SMALL, folds=3, compute=QUIET)
 
 
 def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path):
@@ -205,9 +206,7 @@ def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path)
         broken / "images/P1/ct_mask.nii.gz",
     )
     with pytest.warns(UserWarning, match="P1 is left out of training: .*empty"):
-        _, scores = train_segmenter(
-            load_cohort(broken), tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False
-        )
+        _, scores = train_segmenter(load_cohort(broken), tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert "P1" not in scores.index and len(scores) == 3
 
 
@@ -305,7 +304,7 @@ def test_trained_patients_are_known_again_under_another_name(cohort, trained, tm
     renamed = load_cohort(tmp_path / "renamed")
     assert seen_patients(model, renamed) == ["Q0", "P1", "P2", "P3"]
     with pytest.warns(UserWarning, match="trained on 1 of these 2 patients \\(Q0\\)"):
-        rows = segment_cohort(renamed, model, tmp_path / "found", patients=["Q0", "P4"], device="cpu", progress=False)
+        rows = segment_cohort(renamed, model, tmp_path / "found", patients=["Q0", "P4"], compute=QUIET)
     assert rows["seen_in_training"].tolist() == [True, False]
 
 
@@ -316,7 +315,7 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
         tmp_path / "found",
         where={"P4": (39.0, 39.0, 36.0), "P5": (9e4, 0, 0)},
         patients=["P3", "P4", "P5"],
-        progress=False,
+        compute=QUIET,
     )
     assert rows["status"].tolist() == ["failed", "found", "failed"]
     assert (
@@ -326,7 +325,7 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
     )
     assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["P4.nii.gz", "segmentation.csv"]
     with pytest.raises(OptionError, match="not an empty folder"):
-        segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", progress=False)
+        segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", compute=QUIET)
 
 
 def test_a_scored_mask_must_lie_on_its_image(cohort):
@@ -415,8 +414,7 @@ def test_a_bundle_runs_and_stands_in_for_a_model(cohort, tmp_path):
         f"bundle:{write_bundle(tmp_path / 'b')}",
         tmp_path / "found",
         patients=["P4"],
-        device="cpu",
-        progress=False,
+        compute=QUIET,
     )
     assert rows.loc["P4", "status"] in ("found", "nothing found") and np.isfinite(rows.loc["P4", "dice"])
 

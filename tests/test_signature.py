@@ -12,7 +12,7 @@ import pytest
 
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.cohort.folder import load_cohort
-from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.compute import Compute, make_rng
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.run import Run
 from nsclc_radiomics.loading.mask import read_mask
@@ -55,8 +55,7 @@ def one_kind(patients):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     return run
 
@@ -102,8 +101,7 @@ def test_other_splits_change_nothing(patients, one_kind, tmp_path):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     assert read_json(tmp_path / "run/signature/signature.json") == read_json(one_kind / "signature/signature.json")
 
@@ -116,8 +114,7 @@ def test_processes_change_nothing(patients, one_kind, tmp_path):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=2,
-        progress=False,
+        compute=Compute(jobs=2, progress=False),
     )
     one, other = load_signature(one_kind), load_signature(tmp_path / "run")
     assert one.facts == other.facts
@@ -348,8 +345,7 @@ def test_a_network_shows_where_it_looked(patients, tmp_path):
         epochs=1,
         refits=2,
         n_splits=2,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     assert 0 <= facts["network"]["auc"][0] <= 1
     assert (tmp_path / "run/signature/network/last.safetensors").is_file()

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..cohort.splits import patient_folds
 from ..core.checks import advice, require_columns, require_numbers
-from ..core.compute import make_rng
+from ..core.compute import Compute, make_rng
 from ..core.errors import CohortError, DataError, GeometryError, LeakageError, MaskError, OptionError
 from ..core.files import atomic_folder
 from ..core.style import COLOURS
@@ -238,15 +238,14 @@ def run_controls(
     extra: dict[str, tuple[pd.Series, pd.Series]] | None = None,  # name -> (y, scores): "voxels shuffled", "null world"
     procedure: Callable[[pd.Series], float] | None = None,  # labels -> AUC; default: cross-validation of the model
     repeats: int = 20,
-    keep: int = 10,  # features, in the leaky variant
-    seed: int = 0,
-    jobs: int | None = None,
+    compute: Compute = Compute(),  # jobs None: as joblib's parallel_config says, else one process
 ) -> pd.DataFrame:
     """Controls beside the model, one row each: control, auc, low, high, interval, must, holds.
 
     Intervals: DeLong's for scores; for repeats, that of their mean. `extra` names that start with "null" must not beat
     chance.
     """
+    seed, jobs = compute.seed, compute.jobs
     folds = patient_folds(y, n_splits, seed)
     rows = [_scored("model", y, out_of_fold(model, X, y, folds, jobs)[0])]
     if volume is not None:
@@ -263,7 +262,7 @@ def run_controls(
         return cross_validated_auc(model, X, labels, n_splits, seed)
 
     def leaking(labels: pd.Series) -> float:
-        return leaky_auc(model, X, labels, keep, n_splits, seed)
+        return leaky_auc(model, X, labels, n_splits=n_splits, seed=seed)
 
     rows.append(
         _repeated(
@@ -359,30 +358,24 @@ def evaluate(
     evidence: str,  # "simulated" or "real"
     name: str = "model",
     n_splits: int = 5,
-    volume: str | None = VOLUME_FEATURE,
-    extra: dict[str, tuple[pd.Series, pd.Series]] | None = None,  # further controls, as in `run_controls`
-    repeats: int = 20,  # of the shuffled labels
-    resamples: int = 10_000,
-    strict: bool = True,  # False: give back controls that do not hold, rather than stop
-    seed: int = 0,
-    jobs: int | None = None,
+    resamples: int = 10_000,  # bootstrap, for the intervals
+    compute: Compute = Compute(),
+    **controls: Any,  # volume, extra, procedure and repeats, as in `run_controls`
 ) -> Evaluation:
     """Predictions of every set, performance with intervals, and controls on the training patients; LeakageError where
     one does not hold.
     """
     train = (split == "train").to_numpy()
-    folds = patient_folds(y[train], n_splits, seed)
-    predictions = predict_sets(model, X, y, split, folds, jobs)[0].assign(model=name)
-    controls = run_controls(model, X[train], y[train], n_splits, volume, extra, repeats=repeats, seed=seed, jobs=jobs)
-    if strict:
-        require_controls(controls)
-    return Evaluation(predictions, performance_table(predictions, evidence, resamples, seed=seed), controls)
+    folds = patient_folds(y[train], n_splits, compute.seed)
+    predictions = predict_sets(model, X, y, split, folds, compute.jobs)[0].assign(model=name)
+    table = run_controls(model, X[train], y[train], n_splits, compute=compute, **controls)
+    require_controls(table)
+    return Evaluation(predictions, performance_table(predictions, evidence, resamples, seed=compute.seed), table)
 
 
 # %% ../../nbs/70_evaluation/50_controls.ipynb #77292665
 def plot_controls(
     table: pd.DataFrame,  # from `run_controls`
-    title: str = "",
 ) -> Figure:
     "The model and its controls, AUC with interval; controls that do not hold are crosses."
     require_columns(table, ["control", "auc", "low", "high", "holds"], "the table of controls", rows=True)
@@ -401,7 +394,7 @@ def plot_controls(
         ax.plot(row.auc, height, "X" if row.holds is False else "o", color=colour, ms=6)
         ax.text(1.02, height, f"{row.auc:.2f}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
     ax.set_yticks(range(len(table), 0, -1), table.control, fontsize=8)
-    ax.set(xlabel="AUC (95 % interval)", xlim=(min(0.3, table.low.min()), 1), title=title)
+    ax.set(xlabel="AUC (95 % interval)", xlim=(min(0.3, table.low.min()), 1))
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return fig

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
@@ -18,7 +17,7 @@ from sklearn.base import BaseEstimator, clone
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..cohort.sample import fetch_sample, has_sample
 from ..core.checks import require_columns, require_numbers
-from ..core.compute import make_rng, worker_count
+from ..core.compute import Compute, make_rng
 from ..core.errors import DataError, ImageError, MaskError
 from ..core.files import atomic_folder, content_hash, read_json, write_json
 from ..core.volume_files import read_volume
@@ -26,11 +25,11 @@ from .comparison import paired_delong
 from .protocol import guard_disjoint
 from ..features.robustness import feature_icc
 from ..loading.mask import read_mask
-from ..segmentation.model import Segmenter
+from ..segmentation.inference import Segmenter
 from ..segmentation.network import UnetSettings
 from ..segmentation.scores import SCORES, segmentation_scores, summarise_scores
 from ..segmentation.seeded import centre_point
-from ..segmentation.segmenter import seeded, segment, segment_cohort, train_segmenter
+from ..segmentation.segmenter import open_model, segment_cohort, train_segmenter
 
 # %% auto #0
 __all__ = [
@@ -50,8 +49,7 @@ def automatic_outlines(
     out: str | Path,  # a folder for the networks and masks; what it holds already is not made again
     settings: UnetSettings | None,  # None: no network, one click only
     most: int = 150,  # patients of each of the three sets, drawn by the seed where there are more
-    seed: int = 1,
-    jobs: int | None = None,  # folds, then patients, side by side; default: one a core
+    compute: Compute = Compute(progress=False),  # its processes take folds, then patients, side by side
 ) -> pd.DataFrame:
     """A row of scores a patient and method, with columns `set` (`train, out of fold`, `holdout`, `external`) and
     `method`.
@@ -60,10 +58,10 @@ def automatic_outlines(
     DataError where nobody is left to outline. A patient whose mask cannot be used is left out, and named; without two
     training patients no network is trained.
     """
-    out, jobs, chosen, parts, how = Path(out), worker_count(jobs), {}, [], {"one click": ("seeded", "mask")}
+    out, chosen, parts, how = Path(out), {}, [], {"one click": ("seeded", "mask")}
     for which, rows in cohort.patients[cohort.patients["has_ct"].eq(True)].groupby("split"):
         ids = sorted(rows["patient_id"])
-        drawn = sorted(ids[k] for k in make_rng(seed, "outlined", which).permutation(len(ids))[:most])
+        drawn = sorted(ids[k] for k in make_rng(compute.seed, "outlined", which).permutation(len(ids))[:most])
         chosen[which] = [patient for patient in drawn if _has_mask(cohort, patient)]
     if settings is not None and len(chosen.get("train", [])) < 2:
         print(
@@ -73,13 +71,13 @@ def automatic_outlines(
         settings = None
     if settings is not None:
         model, scores = train_segmenter(
-            cohort, out / "training", settings, 2, chosen["train"], jobs=jobs, progress=False, replace_other=True
+            cohort, out / "training", settings, 2, chosen["train"], compute, replace_other=True
         )
         parts, how = [scores.assign(set="train, out of fold", method="network")], {"network": (model, "auto"), **how}
     new = [p for which in ("holdout", "external") for p in chosen.get(which, [])]
     split = cohort.patients.set_index("patient_id")["split"]
     for method, (model, where) in how.items() if new else ():
-        rows = _outlined_once(cohort, model, out / method, where, new, jobs, settings)
+        rows = _outlined_once(cohort, model, out / method, where, new, compute, settings)
         parts.append(rows.assign(set=split[rows.index], method=method).dropna(subset=["dice"]))
     if not parts:
         raise DataError(f"{cohort.path}: no holdout or external patient to outline")
@@ -97,7 +95,13 @@ def _has_mask(cohort: Cohort, patient_id: str) -> bool:
 
 # %% ../../nbs/70_evaluation/80_mask_cost.ipynb #c1e9cba5
 def _outlined_once(
-    cohort: Cohort, model: Any, out: Path, where: str, patients: list[str], jobs: int, settings: UnetSettings | None
+    cohort: Cohort,
+    model: Segmenter | str,
+    out: Path,
+    where: str,
+    patients: list[str],
+    compute: Compute,
+    settings: UnetSettings | None,
 ) -> pd.DataFrame:
     "The table of `segment_cohort`, made again only where the networks' training or the patients are others."
     training = out.parent / "training" / "training.json"
@@ -108,7 +112,7 @@ def _outlined_once(
     note = out.with_name(f"{out.name}.json")
     if not (note.is_file() and read_json(note) == {"key": key} and out.is_dir()):
         shutil.rmtree(out, ignore_errors=True)
-        segment_cohort(cohort, model, out, where, patients, jobs=jobs, progress=False)
+        segment_cohort(cohort, model, out, where, patients, compute)
         write_json(note, {"key": key})
     table = pd.read_csv(out / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip").set_index(
         "patient_id"
@@ -240,7 +244,9 @@ def one_click(
     failed are left out.
     """
     chosen = patients or cohort.ids
-    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, worker_count(jobs), None).dropna(subset=["dice"])
+    return _outlined_once(cohort, "seeded", Path(out), "mask", chosen, Compute(jobs=jobs, progress=False), None).dropna(
+        subset=["dice"]
+    )
 
 
 # %% ../../nbs/70_evaluation/80_mask_cost.ipynb #477aa5c0
@@ -255,7 +261,7 @@ def outline_reference(
     "Real tumours, a row of scores a patient and method: columns `images`, `method`, patient_id and the scores."
     out = Path(out)
     model, network = train_segmenter(
-        cohort, out / "network", settings, folds, jobs=jobs, progress=False, replace_other=True
+        cohort, out / "network", settings, folds, compute=Compute(jobs=jobs, progress=False), replace_other=True
     )
     click = one_click(cohort, out / "one click", jobs=jobs)
     parts = [
@@ -286,8 +292,8 @@ def _outline_singles(reference: Path, model: Segmenter) -> pd.DataFrame:
         image = read_volume(image_file, "HU")
         truth = read_mask(mask_file, image)
         for method, result in {
-            "one click": seeded(image, centre_point(truth)),
-            "network, one click": segment(image, model, centre_point(truth)),
+            "one click": open_model("seeded")(image, centre_point(truth)),
+            "network, one click": model(image, centre_point(truth)),
         }.items():
             rows.append(
                 {

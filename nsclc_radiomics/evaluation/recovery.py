@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ..cohort.splits import patient_folds
 from ..core.checks import require_columns
-from ..core.compute import make_rng
+from ..core.compute import Compute, make_rng
 from ..core.errors import OptionError
 from ..core.style import COLOURS, DASHES
 from .protocol import check_labels, guard_disjoint, out_of_fold
@@ -100,8 +100,7 @@ def auc_by_patients(
     sizes: Sequence[int],  # numbers of training patients
     repeats: int = 5,  # random orders, each with the classes in their shares
     scoring: str = "roc_auc",  # any of scikit-learn's scorers
-    seed: int = 0,
-    jobs: int | None = None,
+    compute: Compute = Compute(),
 ) -> pd.DataFrame:
     """Score on the test patients by number of training patients: columns patients, repeat, train, test (scikit-learn's
     learning_curve).
@@ -113,10 +112,18 @@ def auc_by_patients(
         raise OptionError(f"sizes must lie from 4 to the {len(X)} training patients, got {sizes}")
     everyone, all_labels = pd.concat([X, X_test]), np.r_[labels, check_labels(y_test)]
     splits = [
-        (_mixed_order(labels, make_rng(seed, "order", k)), np.arange(len(X), len(everyone))) for k in range(repeats)
+        (_mixed_order(labels, make_rng(compute.seed, "order", k)), np.arange(len(X), len(everyone)))
+        for k in range(repeats)
     ]
     _, fitted, scores = learning_curve(
-        model, everyone, all_labels, train_sizes=sizes, cv=splits, scoring=scoring, n_jobs=jobs, error_score="raise"
+        model,
+        everyone,
+        all_labels,
+        train_sizes=sizes,
+        cv=splits,
+        scoring=scoring,
+        n_jobs=compute.jobs,
+        error_score="raise",
     )
     at = pd.MultiIndex.from_product([sizes, range(repeats)], names=["patients", "repeat"])
     return pd.DataFrame({"train": fitted.ravel(), "test": scores.ravel()}, index=at).reset_index()
@@ -266,17 +273,15 @@ def _study_aucs(
 
 
 # %% ../../nbs/70_evaluation/60_recovery.ipynb #cf4b0985
-def _leaky_study(
-    truth: float, patients: int, responders: float, rng: np.random.Generator, features: int = 2000, keep: int = 50
-) -> float:
-    """Cross-validated AUC of a diagonal linear discriminant on the features that suit all labels best; only one of all
-    holds the truth.
+def _leaky_study(truth: float, patients: int, responders: float, rng: np.random.Generator) -> float:
+    """Cross-validated AUC of a diagonal linear discriminant on those 50 of 2000 features that suit all labels best; only
+    one of them holds the truth.
     """
     label = np.arange(patients) < round(patients * responders)
-    X = rng.normal(size=(patients, features)).astype(np.float32)
+    X = rng.normal(size=(patients, 2000)).astype(np.float32)
     X[:, 0] += separation(truth) * label
     gap = X[label].mean(0) - X[~label].mean(0)
-    X = X[:, np.argsort(-np.abs(gap))[:keep]]
+    X = X[:, np.argsort(-np.abs(gap))[:50]]
     fold, score = rng.permutation(patients) % 5, np.empty(patients)
     for k in range(5):
         seen = fold != k

@@ -50,7 +50,7 @@ class Outline:
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #d4110e47
 @dataclass(frozen=True)
-class Case:
+class _Pair:
     "An image and a mask that belong together, as they were read."
 
     image_series: Series
@@ -155,7 +155,7 @@ def _outlined(
     roi: str | Sequence[str],
     merge: bool,
     tell: Callable[[Series, bool, str], None],
-) -> Case:
+) -> _Pair:
     """The image with its tumour; `tell` hears of every outline whether it was taken.
 
     Structure sets come before segmentations, which are often made from them. ImageError or MaskError says why there is
@@ -184,7 +184,7 @@ def _outlined(
     tell(first.series, True, name)
     for outline, _, _ in drawn[1:]:
         tell(outline.series, False, "the same outline again")
-    return Case(image_series, image, mask, f"outline {name!r}, {first.how}")
+    return _Pair(image_series, image, mask, f"outline {name!r}, {first.how}")
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #9db29af8
@@ -235,7 +235,7 @@ def _earliest(candidates: Sequence[Series]) -> Series:
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #17f1b88c
-def _with_frame(case: Case, images: Sequence[Series], modality: str) -> list[Series]:
+def _with_frame(case: _Pair, images: Sequence[Series], modality: str) -> list[Series]:
     "The series of a modality that share study and frame of reference with a case."
     study, frame = case.image_series.study_uid, case.image_series.frame_of_reference_uid
     return [
@@ -246,11 +246,11 @@ def _with_frame(case: Case, images: Sequence[Series], modality: str) -> list[Ser
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #67ce3cd7
-def _moved(case: Case, series: Series) -> Case:
+def _moved(case: _Pair, series: Series) -> _Pair:
     "Another image of the same frame of reference with the case's mask moved onto its grid."
     image = read_ct(series) if series.modality == "CT" else read_pet(series)
     mask = fit_mask(case.mask, image, resample=True, name=f"outline of the {case.image_series.modality}")
-    return Case(series, image, mask, f"{case.note}, moved from the {case.image_series.modality} by frame of reference")
+    return _Pair(series, image, mask, f"{case.note}, moved from the {case.image_series.modality} by frame of reference")
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #769c36a1
@@ -269,7 +269,7 @@ class _Patient:
             self.name, {"PT": "pet"}.get(series.modality, series.modality.lower()), taken, reason, series.files[0]
         )
 
-    def pick(self, candidates: Sequence[Series], make: Callable[[Series], Case]) -> Case | None:
+    def pick(self, candidates: Sequence[Series], make: Callable[[Series], _Pair]) -> _Pair | None:
         "The earliest of some series made a case, or None with the reason noted."
         try:
             chosen = _earliest(candidates)
@@ -286,7 +286,7 @@ class _Patient:
             self.tell(chosen, False, str(error))
             return None
 
-    def finish(self, case: Case | None, modality: str) -> bool:
+    def finish(self, case: _Pair | None, modality: str) -> bool:
         "Write a case; False where there is none or it cannot be written."
         if case is None:
             return False
@@ -312,7 +312,7 @@ def _import_patient(
     for outline, reason in left:
         patient.tell(outline, False, reason)
 
-    def drawn(image: Series) -> Case:
+    def drawn(image: Series) -> _Pair:
         return _outlined(image, [o for o in outlines if o.image.uid == image.uid], roi, merge, patient.tell)
 
     with_outline = [s for s in images if any(o.image.uid == s.uid for o in outlines)]
@@ -339,7 +339,7 @@ def _together(a: Series, b: Series) -> bool:
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #db6b8fcb
-def _from_other(patient: _Patient, case: Case | None, images: Sequence[Series], modality: str) -> Case | None:
+def _from_other(patient: _Patient, case: _Pair | None, images: Sequence[Series], modality: str) -> _Pair | None:
     """An image without an outline of its own, with that of the other modality, where one series shares its frame of
     reference.
     """

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from skimage.measure import find_contours
 from ..cohort.folder import Cohort, load_cohort
 from ..core.compute import show_progress, worker_count
 from ..core.errors import NsclcError
-from ..core.files import atomic_path, content_hash
+from ..core.files import atomic_path, content_hash, template
 from ..core.style import COLOURS
 from ..core.volume import Volume, grid_difference
 from .mask import read_mask
@@ -67,7 +66,7 @@ class Finding:
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #f3dedf15
-def measure(
+def quality_measures(
     image: Volume,  # in HU or SUVbw
     mask: Volume,  # on the same grid, with at least one voxel inside
 ) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def measure(
 
 # %% ../../nbs/20_loading/85_quality.ipynb #5f370e12
 def judge(
-    measured: dict[str, Any],  # from `measure`
+    measured: dict[str, Any],  # from `quality_measures`
     modality: str,  # "ct" or "pet"
     limits: Limits = Limits(),
 ) -> list[tuple[str, str, str]]:
@@ -272,7 +271,7 @@ def check_image(cohort: Cohort, patient_id: str, modality: str, limits: Limits =
     if difference := grid_difference(mask, image):
         add("error", "geometry", f"the mask is not on the image's grid: {difference}")
     else:
-        done.measured = measure(image, mask)
+        done.measured = quality_measures(image, mask)
         for words in judge(done.measured, modality, limits):
             add(*words)
         done.picture = thumbnail(image, mask, modality)
@@ -357,60 +356,6 @@ def _has_outcome(cohort: Cohort, row: pd.Series) -> bool:
 
 # %% ../../nbs/20_loading/85_quality.ipynb #f8b40c8b
 _COLOURS = {"error": COLOURS[1], "warning": COLOURS[4], "note": COLOURS[0], "": "#999999"}
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Quality of {name}</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 84rem; padding: 0 1rem; color: #1a1a1a; background: #fff }}
-h1 {{ font-size: 1.5rem; margin: 0 0 .3rem }} h2 {{ font-size: 1.1rem; margin: 1.6rem 0 .5rem }}
-table {{ border-collapse: collapse }}
-th, td {{ text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }}
-.controls {{ position: sticky; top: 0; background: #fff; padding: .6rem 0; border-bottom: 1px solid #ddd }}
-.controls {{ display: flex; gap: 1.2rem; flex-wrap: wrap }}
-.cases {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: .8rem; margin-top: .8rem }}
-figure {{ margin: 0; border: 1px solid #ccc; border-left: .4rem solid var(--level); padding: .5rem .6rem; border-radius: .3rem }}
-figure svg {{ width: 100%; height: auto; background: #000 }}
-figcaption b {{ margin-right: .5rem }} ul {{ margin: .2rem 0 0; padding-left: 1.1rem }}
-.facts {{ color: #555; font-size: .85rem }} .finding {{ font-size: .85rem }}
-.outline {{ fill: none; stroke: #E69F00; stroke-width: 1.3 }} .plain .outline {{ display: none }} [hidden] {{ display: none }}
-</style></head><body>
-<h1>Quality of {name}</h1>
-<p>{summary}</p>
-<h2>Findings</h2>
-{counts}
-{general}
-{chapters}
-<h2>Patients</h2>
-<div class="controls">
-<label>Show <select id="level"><option value="">all</option><option value="any">with findings</option>
-<option value="error">with errors</option><option value="warning">with warnings</option></select></label>
-<label>Order <select id="order"><option value="id">patient</option><option value="level">worst first</option>
-<option value="volume">smallest tumour first</option></select></label>
-<label>Patient <input id="find" type="search" size="10"></label>
-<label><input id="outline" type="checkbox" checked> outlines</label> <span id="shown" aria-live="polite"></span></div>
-<div class="cases" id="cases">
-{cases}
-</div>
-<script>
-const box = document.getElementById("cases"), cards = [...box.children], get = id => document.getElementById(id);
-const ranks = {{error: 0, warning: 1, note: 2, "": 3}};
-function show() {{
-  const level = get("level").value, find = get("find").value.toLowerCase(), by = get("order").value;
-  let n = 0;
-  for (const c of cards) {{
-    const levels = c.dataset.levels;
-    c.hidden = !((level === "" || (level === "any" ? levels !== "" : levels.includes(level))) && c.dataset.id.toLowerCase().includes(find));
-    n += !c.hidden;
-  }}
-  const key = {{id: c => +c.dataset.row, level: c => ranks[c.dataset.worst], volume: c => +c.dataset.volume}}[by];
-  box.append(...cards.slice().sort((a, b) => key(a) - key(b) || a.dataset.row - b.dataset.row));
-  get("shown").textContent = n + " of " + cards.length + " images";
-}}
-for (const id of ["level", "order", "find"]) get(id).addEventListener("input", show);
-get("outline").addEventListener("input", e => box.classList.toggle("plain", !e.target.checked));
-show();
-</script></body></html>
-"""
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #b1ab195f
@@ -419,55 +364,42 @@ def _worst(levels: set[str]) -> str:
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #130ad3e5
-def _card(row: int, c: Checked, findings: list[Finding]) -> str:
-    "One patient's figure: views, facts and findings."
-    levels = {f.level for f in findings}
-    m = c.measured
-    facts = f"{m['size']} voxels of {m['spacing']} mm, tumour {m['volume_ml']:.3g} ml" if m else "no picture"
-    listed = "".join(f'<li class="finding"><b>{f.level}</b> {html.escape(f.finding)}</li>' for f in findings)
-    return (
-        f'<figure style="--level: {_COLOURS[_worst(levels)]}" data-row="{row}" data-id="{html.escape(c.patient_id)}" '
-        f'data-levels="{" ".join(sorted(levels))}" data-worst="{_worst(levels)}" data-volume="{m.get("volume_ml", 0)}">'
-        f"{c.picture}<figcaption><b>{html.escape(c.patient_id)}</b>{c.modality.upper()}"
-        f'<div class="facts">{facts}</div>{f"<ul>{listed}</ul>" if listed else ""}</figcaption></figure>'
-    )
+def _card(c: Checked, findings: list[Finding]) -> dict[str, Any]:
+    "What the page shows of one image: view, values and findings."
+    levels, m = {f.level for f in findings}, c.measured
+    return {
+        "id": c.patient_id,
+        "modality": c.modality.upper(),
+        "picture": c.picture,
+        "facts": f"{m['size']} voxels of {m['spacing']} mm, tumour {m['volume_ml']:.3g} ml" if m else "no picture",
+        "volume": m.get("volume_ml", 0),
+        "levels": " ".join(sorted(levels)),
+        "worst": _worst(levels),
+        "colour": _COLOURS[_worst(levels)],
+        "findings": findings,
+    }
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #959bbef1
 def _page(cohort: Cohort, checked: list[Checked], findings: pd.DataFrame, chapters: pd.DataFrame | None = None) -> str:
     records = [Finding(*row) for row in findings.itertuples(index=False)]
-    cards = []
-    for row, c in enumerate(checked):
-        own = [f for f in records if f.patient_id == c.patient_id and f.item in (c.modality, "clinical")]
-        cards.append(_card(row, c, own))
-    counts = (
-        pd.crosstab(findings["check"], findings["level"])
-        .reindex(columns=LEVELS, fill_value=0)
-        .rename_axis(columns=None)
+    own = [[f for f in records if f.patient_id == c.patient_id and f.item in (c.modality, "clinical")] for c in checked]
+    counts = pd.crosstab(findings["check"], findings["level"]).reindex(columns=LEVELS, fill_value=0)
+    return template("quality.html.j2").render(
+        title=f"Quality of {cohort.meta['name']}",
+        patients=len(cohort.patients),
+        evidence=cohort.meta["evidence"],
+        with_any=findings.loc[findings["level"] != "note", "patient_id"].nunique(),
+        counts=_as_html(counts.rename_axis(columns=None).reset_index()) if len(findings) else "",
+        general=[f for f in records if not f.patient_id],
+        chapters="" if chapters is None else _as_html(chapters),
+        cards=[_card(*pair) for pair in zip(checked, own)],
     )
-    general = "".join(
-        f"<li><b>{f.level}</b> {html.escape(f.item)}: {html.escape(f.finding)}</li>"
-        for f in records
-        if not f.patient_id
-    )
-    with_any = findings.loc[findings["level"] != "note", "patient_id"].nunique()
-    summary = (
-        f"{len(cohort.patients)} patients ({html.escape(cohort.meta['evidence'])} data), {len(checked)} images;"
-        f" {with_any} patients have errors or warnings. Axial and coronal views through the tumour, patient's right on"
-        " the left."
-    )
-    return _PAGE.format(
-        name=html.escape(cohort.meta["name"]),
-        summary=summary,
-        counts=counts.reset_index().to_html(index=False, border=0) if len(findings) else "<p>None.</p>",
-        general=f"<p>Of the cohort as a whole:</p><ul>{general}</ul>" if general else "",
-        chapters=(
-            ""
-            if chapters is None
-            else f"<h2>What the paper's chapters can show</h2>{chapters.to_html(index=False, border=0)}"
-        ),
-        cases="\n".join(cards),
-    )
+
+
+# %% ../../nbs/20_loading/85_quality.ipynb #9a45330d
+def _as_html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0)
 
 
 # %% ../../nbs/20_loading/85_quality.ipynb #a495fda2

@@ -27,9 +27,16 @@ from ..core.compute import (
     show_progress,
     torch_apart,
 )
-from ..core.errors import DataError, MissingDependencyError, ModelError, OptionError
-from ..core.files import atomic_folder, atomic_path, content_hash
+from ..core.errors import DataError, ModelError, OptionError
+from ..core.files import atomic_folder, content_hash
 from .network import Augmentation, augment_batch, build_network, mirror_batch
+from .weights import (
+    copied_weights,
+    need_safetensors,
+    read_weights,
+    resume_checkpoint,
+    write_checkpoint,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -207,11 +214,11 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
         at all.
         """
         check_is_fitted(self, "network_")
-        store = _safetensors()
+        store = need_safetensors()
         with atomic_folder(folder) as made:
             for name, state in self.states_.items():
                 store.save_file(state, made / f"{name}.safetensors")
-            facts = {"format": FORMAT, "params": _plain_params(self), "classes": self.classes_.tolist()}
+            facts = {"format": CNN_FORMAT, "params": _plain_params(self), "classes": self.classes_.tolist()}
             facts |= {"input_shape": self.input_shape_, "best_epoch": self.best_epoch_}
             (made / "model.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             self.history_.to_csv(made / "history.csv", index=False, lineterminator="\n")
@@ -236,7 +243,7 @@ class CNN3DClassifier(ClassifierMixin, BaseEstimator):
             raise ModelError(
                 f"{folder / 'model.json'}: does not describe a network of this version ({error})"
             ) from None
-        model.states_ = {name: _read_state(folder / f"{name}.safetensors", network) for name in ("last", "best")}
+        model.states_ = {name: read_weights(folder / f"{name}.safetensors", network) for name in ("last", "best")}
         model.classes_, model.input_shape_, model.best_epoch_ = (
             np.array(facts["classes"]),
             facts["input_shape"],
@@ -266,7 +273,7 @@ def _network_of(model: CNN3DClassifier, shape: Sequence[int]) -> torch.nn.Module
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #8476db4a
-FORMAT = "nsclc_radiomics 3D-CNN 2"
+CNN_FORMAT = "nsclc_radiomics 3D-CNN 2"
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #6092afa8
@@ -343,7 +350,7 @@ def _train(model: CNN3DClassifier, volumes: np.ndarray, target: np.ndarray, devi
     rows, aside = _set_aside(target, model.validation, model.seed)
     data = _to_device(volumes, device), torch.as_tensor(target, device=device)
     file = _checkpoint_file(model, volumes, target)
-    history, best = _resume(file, network, optimizer)
+    history, best = resume_checkpoint(file, network, optimizer)
     shown = data[0] if model.augmentation is None else None
     left = range(len(history), model.epochs)
     for epoch in show_progress(left, "training the 3D-CNN", unit="epochs", done=len(history), shown=model.progress):
@@ -354,12 +361,12 @@ def _train(model: CNN3DClassifier, volumes: np.ndarray, target: np.ndarray, devi
         history.append((epoch + 1, loss, watched))
         reached = [row[2] if len(aside) else row[1] for row in history]
         if best is None or reached[-1] < min(reached[:-1]):
-            best = _state(network)
+            best = copied_weights(network)
         if file is not None and ((epoch + 1) % model.checkpoint_every == 0 or epoch + 1 == model.epochs):
-            _write_checkpoint(file, network, optimizer, history, best)
+            write_checkpoint(file, network, optimizer, history, best)
     model.history_ = pd.DataFrame(history, columns=["epoch", "loss", "validation_loss"])
     model.best_epoch_ = int(np.argmin(model.history_["validation_loss" if len(aside) else "loss"])) + 1
-    model.states_ = {"last": _state(network), "best": best}
+    model.states_ = {"last": copied_weights(network), "best": best}
     model.network_ = _with_state(network, model.states_[model.use])
 
 
@@ -465,54 +472,10 @@ def _validation_loss(
     return float(sum(losses)) / len(aside)
 
 
-# %% ../../nbs/60_models/60_cnn.ipynb #3d42a106
-def _safetensors():
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise MissingDependencyError("storing a network needs safetensors: pip install safetensors") from None
-    return safetensors.torch
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #7fd8c2fd
-def _state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    "A copy of the weights in plain layout on the processor."
-    return {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-
-
 # %% ../../nbs/60_models/60_cnn.ipynb #d81e4c7f
 def _with_state(network: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
     network.load_state_dict(state)
     return network.eval()
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #5c288312
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    "Tensors and texts of a safetensors file; ModelError where it is missing or damaged."
-    _safetensors()
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: is damaged ({error}); remove it, and train or copy it again") from None
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #f8b8d7b0
-def _read_state(path: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    "Weights for the network; ModelError says which of them has another name or shape."
-    state, wanted = _read_tensors(path)[0], network.state_dict()
-    for name in [*wanted, *state]:
-        found = [tuple(where[name].shape) if name in where else None for where in (state, wanted)]
-        if found[0] != found[1]:
-            raise ModelError(
-                f"{path}: weights of another architecture: {name} has shape {found[0]} in the file, {found[1]} in the"
-                " network"
-            )
-    return state
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #471ffe04
@@ -525,8 +488,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     absent = {"format", "params", "classes", "input_shape", "best_epoch"} - set(
         facts if isinstance(facts, dict) else ()
     )
-    if absent or facts["format"] != FORMAT:
-        raise ModelError(f"{path}: not a stored 3D-CNN of this version; expected format {FORMAT!r}")
+    if absent or facts["format"] != CNN_FORMAT:
+        raise ModelError(f"{path}: not a stored 3D-CNN of this version; expected format {CNN_FORMAT!r}")
     return facts
 
 
@@ -537,42 +500,4 @@ def _checkpoint_file(model: CNN3DClassifier, volumes: np.ndarray, target: np.nda
         return None
     free = ("checkpoint", "checkpoint_every", "progress", "use")
     settings = {key: value for key, value in _plain_params(model).items() if key not in free}
-    return Path(model.checkpoint) / f"{content_hash(FORMAT, settings, volumes, target)[:20]}.safetensors"
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #151e58c8
-def _write_checkpoint(
-    file: Path,
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[tuple[int, float, float]],
-    best: dict[str, torch.Tensor],
-) -> None:
-    tensors = {f"last/{k}": v for k, v in _state(network).items()} | {f"best/{k}": v for k, v in best.items()}
-    for number, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{number}/{k}": v.detach().cpu().contiguous() for k, v in moments.items()}
-    with atomic_path(file) as temporary:
-        _safetensors().save_file(tensors, temporary, {"history": json.dumps(history)})
-
-
-# %% ../../nbs/60_models/60_cnn.ipynb #c11ca7c2
-def _resume(
-    file: Path | None, network: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[list[tuple[int, float, float]], dict[str, torch.Tensor] | None]:
-    """Put weights and optimiser back to where the checkpoint stands; its history and best weights, or nothing where
-    there is none.
-    """
-    if file is None or not file.exists():
-        return [], None
-    tensors, texts = _read_tensors(file)
-    groups: dict[str, dict[str, Any]] = {"last": {}, "best": {}, "adam": {}}
-    for name, value in tensors.items():
-        kind, rest = name.split("/", 1)
-        groups[kind][rest] = value
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in groups["adam"].items():
-        number, key = name.split("/")
-        moments.setdefault(int(number), {})[key] = value
-    network.load_state_dict(groups["last"])
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return [tuple(row) for row in json.loads(texts["history"])], groups["best"]
+    return Path(model.checkpoint) / f"{content_hash(CNN_FORMAT, settings, volumes, target)[:20]}.safetensors"

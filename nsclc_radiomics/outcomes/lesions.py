@@ -69,11 +69,11 @@ def _say(problems: list[str], rows: pd.DataFrame, bad: Any, what: str) -> None:
 
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #155fa28d
-def raise_problems(problems: list[str], most: int = 20) -> None:
+def raise_problems(problems: list[str]) -> None:
     "Raise ResponseError with all problems, the first twenty in words."
     if problems:
-        more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-        raise ResponseError("lesion measurements cannot be used:\n  " + "\n  ".join(problems[:most] + more))
+        more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
+        raise ResponseError("lesion measurements cannot be used:\n  " + "\n  ".join(problems[:20] + more))
 
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #7190ab7e
@@ -276,7 +276,7 @@ def target_sums(rows: pd.DataFrame, visits: pd.DataFrame) -> pd.DataFrame:
 
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #29afbf87
-def target_response(v: pd.DataFrame, confirm: bool, rules: Rules, until_pd: bool = True) -> np.ndarray:
+def target_response(v: pd.DataFrame, confirm: bool, rules: Rules) -> np.ndarray:
     """CR, PR, SD, PD, NE of the targets at each visit, None without targets; PR is kept against nadir where the rules
     say so.
     """

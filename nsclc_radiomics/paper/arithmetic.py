@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from .reported import METRICS, reported_performance
+from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
 __all__ = ["check_arithmetic", "interval_of_reported", "needed_correlation"]
@@ -134,7 +134,7 @@ def interval_of_reported(
     counts = {"accuracy": patients, "sensitivity": positives, "specificity": patients - positives}
     rows = []
     for row in reported_performance().itertuples():
-        for metric in METRICS:
+        for metric in REPORTED_METRICS:
             value = getattr(row, metric)
             if np.isnan(value):
                 continue

@@ -24,7 +24,7 @@ from .contradictions import (
     table_numbers,
     tables_differ,
 )
-from .reported import METRICS, reported_performance
+from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
 __all__ = ["claims", "weigh", "structured_summary", "reported_and_obtained", "plot_reported"]
@@ -46,7 +46,7 @@ def _table_claims() -> list[dict[str, Any]]:
     "One claim for each number in Tables 4 to 6."
     out = []
     for row in reported_performance().itertuples():
-        for metric in [m for m in METRICS if not np.isnan(getattr(row, m))]:
+        for metric in [m for m in REPORTED_METRICS if not np.isnan(getattr(row, m))]:
             name = MODEL_KEYS.get(row.model)
             claim: dict[str, Any] = {
                 "id": f"table{row.table}-{row.line}-{metric}",

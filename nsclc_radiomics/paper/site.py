@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingDependencyError, RunError
-from ..core.files import atomic_path, code_hash, content_hash, project_root, read_json
+from ..core.files import atomic_path, code_hash, content_hash, project_root, read_json, template
 from .chapters import paper_notebooks, side_by_side
 from .execution import (
     WarmKernel,
@@ -56,59 +56,6 @@ def module_of(notebook: Path) -> str:
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #dfaefe9f
-_CONF = """project = "nsclc_radiomics"
-copyright = "the nsclc_radiomics authors, Apache-2.0"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-nb_execution_mode = "off"
-nb_merge_streams = True
-nb_code_prompt_show = "Show the code"
-nb_code_prompt_hide = "Hide the code"
-myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
-suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type"]
-autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-html_theme = "furo"
-html_title = "nsclc_radiomics"
-html_static_path = ["_static"]
-html_extra_path = ["_extra"]
-html_css_files = ["site.css"]
-html_show_sourcelink = False
-html_copy_source = False
-"""
-_CSS = """.content { width: 54em; }
-.cell_output, .table-wrapper { overflow-x: auto; }
-.cell_output a.picture img { display: block; max-width: 100%; height: auto; margin: 0.6rem auto; background: white; }
-.cell_output table { font-size: 0.78rem; line-height: 1.35; border-collapse: collapse; border: 0; margin: 0.4rem 0; }
-.cell_output th, .cell_output td { text-align: left; vertical-align: top; padding: 0.25rem 0.6rem 0.25rem 0; min-width: 3.2rem; max-width: 22rem; border: 0; }
-.cell_output table.dataframe th { text-align: left; }
-.cell_output .output pre { white-space: pre-wrap; }
-.cell_output thead th { border-bottom: 1px solid var(--color-foreground-border); }
-.cell_output tbody tr:nth-child(even) { background: var(--color-background-secondary); }
-.caption { font-style: italic; font-size: 0.85rem; margin: 0.6rem 0 0.2rem; }
-.origin { color: var(--color-foreground-muted); font-size: 0.85rem; margin: 0 0 1.2rem; overflow-wrap: anywhere; }
-div.cell details.hide.admonition { background: none; border: 0; box-shadow: none; margin: 0.2rem 0; padding: 0; }
-div.cell details.hide p.admonition-title { background: none; padding: 0; margin: 0; font-size: 0.72rem; font-weight: normal; color: var(--color-foreground-muted); }
-div.cell details.hide p.admonition-title::before { display: none; }
-@media (max-width: 82em) { .content { width: 46em; } }
-@media (max-width: 46em) {
-  h1 { font-size: 1.8rem; overflow-wrap: anywhere; }
-  .cell_output a.wide img { width: 42rem; max-width: none; }  /* read by moving it sideways, not through a glass */
-  .cell_output table { font-size: 0.74rem; }
-  .highlight pre { font-size: 0.72rem; }
-}
-@media print {
-  .skip-to-content, .sidebar-drawer, .toc-drawer, .mobile-header, .back-to-top, .content-icon-container, .related-pages, details.hide { display: none !important; }
-  .main, .content { width: 100% !important; max-width: 100% !important; padding: 0 !important; }
-  body { font-size: 10pt; }
-  .cell_output { overflow: visible; }
-  .cell_output table { font-size: 0.6rem; page-break-inside: auto; }
-  .cell_output th, .cell_output td { min-width: 0; overflow-wrap: anywhere; }
-  .cell_output a.picture, tr { page-break-inside: avoid; }
-  .cell_output a.picture img { max-height: 22cm; }
-  .cell_input { font-size: 0.7rem; }
-}
-"""
 GUIDE = "own_cohort"  # the page for readers with patients of their own
 
 
@@ -151,9 +98,9 @@ def _with_pictures(notebook: dict[str, Any], name: str, pictures: Path, up: str,
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #043549df
-def _toc(caption: str, pages: Sequence[str], depth: int = 1) -> str:
+def _toc(caption: str, pages: Sequence[str]) -> str:
     lines = "\n".join(pages)
-    return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: {depth}\n:hidden:\n\n{lines}\n```\n"
+    return f"```{{toctree}}\n:caption: {caption}\n:maxdepth: 1\n:hidden:\n\n{lines}\n```\n"
 
 
 # %% ../../nbs/90_paper/90_site.ipynb #1c432230
@@ -177,8 +124,8 @@ def write_sources(
     extra, here = folder / "_extra", project_root() / "nbs"
     for name in ("paper", "library", "reference", "_static", "_extra/pictures"):
         (folder / name).mkdir(parents=True)
-    (folder / "conf.py").write_text(_CONF, encoding="utf-8")
-    (folder / "_static" / "site.css").write_text(_CSS, encoding="utf-8")
+    (folder / "conf.py").write_text(template("site_conf.py.j2").render(), encoding="utf-8")
+    (folder / "_static" / "site.css").write_text(template("site.css").render(), encoding="utf-8")
     for path in paper_notebooks():
         write_notebook(
             folder / "paper" / path.name,

@@ -5,9 +5,9 @@
 # %% ../../nbs/30_segmentation/50_inference.ipynb #c00fbfc5
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from .seeded import index_of, point_of
 from .training import SMALLEST_LOOK_MM, half_of, is_crop
 
 # %% auto #0
-__all__ = ["Segmentation"]
+__all__ = ["Segmentation", "Segmenter"]
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7afd83f6
 THRESHOLD = 0.5
@@ -40,10 +40,43 @@ class Segmentation:
     places: pd.DataFrame  # a row a place found: x, y, z in mm, volume_cm3, probability (mean inside), most likely first
 
 
+# %% ../../nbs/30_segmentation/50_inference.ipynb #ab865a79
+class Segmenter(Protocol):
+    """What outlines a tumour: called with a CT in HU and where to look (`auto`, `centre`, `search` or a point in mm), it
+    gives a `Segmentation`. `open_model` opens each kind by its name.
+    """
+
+    name: str
+    trained_on: Mapping[str, str]  # patient_id -> fingerprint of the CT; empty where it was not trained or does not say
+
+    def __call__(self, image: Volume, where: str | Sequence[float] = "auto", device: str = "auto") -> Segmentation: ...
+
+
+# %% ../../nbs/30_segmentation/50_inference.ipynb #4f53d6a6
+class PatchNetworks(Protocol):
+    "What `segment_by_network` applies: networks that give each voxel of a patch its probability of tumour, see `UnetSegmenter`."
+
+    @property
+    def patch(self) -> int: ...  # voxels on each side
+
+    @property
+    def spacing(self) -> float: ...  # mm of its voxels where nothing tells how large the tumour is
+
+    def probability(
+        self,
+        hu: np.ndarray,
+        spacing: Sequence[float],
+        half: Sequence[float] | None = None,
+        known: bool = True,
+        sharp: Sequence[float] = ...,
+        device: str = "auto",
+    ) -> np.ndarray: ...
+
+
 # %% ../../nbs/30_segmentation/50_inference.ipynb #8d801c97
 def segment_by_network(
     image: Volume,  # CT in HU
-    model: Any,  # a `Segmenter`, or anything with `patch`, `spacing` and `probability`
+    model: PatchNetworks,  # a `UnetSegmenter`, or anything with `patch`, `spacing` and `probability`
     where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in mm (x, y, z)
     device: str = "auto",
 ) -> Segmentation:
@@ -92,7 +125,7 @@ class FoundPart:
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #dfa72cf0
 def _look_twice(
-    image: Volume, model: Any, centre: np.ndarray, half: np.ndarray | None, device: str
+    image: Volume, model: PatchNetworks, centre: np.ndarray, half: np.ndarray | None, device: str
 ) -> FoundPart | None:
     """What is found round a voxel (z, y, x): in a first look at the whole crop, or as wide as the model's, and where
     that is less, in a closer one too.
@@ -115,7 +148,7 @@ def _look_twice(
 # %% ../../nbs/30_segmentation/50_inference.ipynb #a1a7f311
 def _one_look(
     image: Volume,
-    model: Any,
+    model: PatchNetworks,
     centre: np.ndarray,
     wide: np.ndarray,
     half: np.ndarray | None,
@@ -256,7 +289,7 @@ def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #81ed4aaf
-def _slide(grid: Volume, model: Any, sharp: np.ndarray, device: str) -> np.ndarray:
+def _slide(grid: Volume, model: PatchNetworks, sharp: np.ndarray, device: str) -> np.ndarray:
     "Probability without a point, averaged over overlapping looks in the box of the lungs; 0 outside."
     side, box = model.patch, lung_box(grid)
     part = grid.array[box]
@@ -283,7 +316,7 @@ def _slide(grid: Volume, model: Any, sharp: np.ndarray, device: str) -> np.ndarr
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #66214f25
-def _search(image: Volume, model: Any, device: str) -> Segmentation:
+def _search(image: Volume, model: PatchNetworks, device: str) -> Segmentation:
     "Slide, then look again at each place that was found; the most likely one becomes the mask."
     grid = to_grid(image, model.spacing)
     first = _slide(grid, model, sharpness(image.array, (np.array(image.shape) - 1) / 2, image.spacing[::-1]), device)

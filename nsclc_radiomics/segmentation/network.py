@@ -165,7 +165,7 @@ def network_input(
 
 
 # %% ../../nbs/30_segmentation/30_network.ipynb #bc4363e6
-def build_network(settings: UnetSettings) -> Any:
+def build_unet(settings: UnetSettings) -> Any:
     """MONAI's `DynUNet` with batch normalisation, which keeps what a normalisation over one image takes away: how much
     of it is tumour.
 

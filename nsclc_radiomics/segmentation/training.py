@@ -23,7 +23,7 @@ from ..core.volume import Volume
 from ..loading.mask import read_mask
 from .network import (
     UnetSettings,
-    build_network,
+    build_unet,
     look,
     network_input,
     sharpness,
@@ -51,7 +51,7 @@ def half_of(image: Volume) -> np.ndarray:
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #9ad4e283
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     "One patient's CT round the tumour, on its own grid."
 
     patient_id: str
@@ -72,7 +72,7 @@ def fingerprint(image: Volume) -> str:
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #bf9d8d5f
-def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Case:
+def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> TrainingCase:
     "Read a patient's CT and mask, as far as looks can reach; NsclcError names what is wrong with them."
     image = cohort.image(patient_id)
     inside, spacing, crop = (
@@ -90,13 +90,13 @@ def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Cas
     hu = np.clip(np.rint(image.array[part]), -1024, 1500).astype(np.int16)
     extent = max((s.stop - s.start) * mm for s, mm in zip(box, spacing))
     half, sharp = half_of(image) if crop else None, sharpness(image.array, point, spacing)
-    return Case(
+    return TrainingCase(
         patient_id, hu, inside[part], spacing, np.asarray(point - low, float), half, extent, sharp, fingerprint(image)
     )
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #23f5f923
-def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[Case]:
+def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[TrainingCase]:
     "The cases that can be read; a warning names each that cannot, and ModelError is raised where none can."
     cases = []
     for patient in patients:
@@ -110,7 +110,7 @@ def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSetting
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #1f52e4bc
-def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_patch(case: TrainingCase, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A training look of n voxels a side: `CHANNELS` of (n/2, n/2, n/2) and the share inside the tumour (1, n, n, n);
     as a crop, round a click, or blind.
     """
@@ -153,7 +153,7 @@ def voxel_logits(network: Any, x: Any) -> Any:
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #a597ed91
 def train_network(
-    cases: Sequence[Case],
+    cases: Sequence[TrainingCase],
     settings: UnetSettings,
     device: str = "auto",
     name: str = "",  # shown beside the progress bar; empty: no bar
@@ -168,7 +168,7 @@ def train_network(
     steps, losses = max(10, settings.patches // settings.batch), []
     rng = make_rng(settings.seed, "patches")
     with torch_apart(1 if where == "cpu" else None, settings.seed, where):
-        network, loss_of = build_network(settings).to(where).train(), DiceCELoss(sigmoid=True)
+        network, loss_of = build_unet(settings).to(where).train(), DiceCELoss(sigmoid=True)
         descent = _Descent(network, settings.rate, steps)
         order = _endless(len(cases), rng)
         for _ in show_progress(range(steps), name, unit="steps", shown=bool(name)):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,10 @@ from ..core.volume_files import read_volume
 from ..loading.mask import read_mask
 from ..loading.preprocess import turned_to_lps
 from ..loading.views import WINDOWS, largest_slice, show_slice
+from .inference import Segmenter
 from .scores import segmentation_scores
 from .seeded import point_of
-from .segmenter import open_model, segment
+from .segmenter import open_model
 
 # %% auto #0
 __all__ = ["SeedViewer", "telling_cases", "plot_outlines"]
@@ -71,7 +71,7 @@ class SeedViewer:
         self,
         image: Volume,  # CT in HU
         truth: Volume | None = None,  # the expert's mask, on the same grid
-        model: Any = "seeded",  # as in `segment_cohort`
+        model: Segmenter | str | Path = "seeded",  # as in `segment_cohort`
         index: tuple[int, int, int] | None = None,  # where the crosshair starts, z, y, x; default: the middle
     ):
         try:
@@ -111,7 +111,7 @@ class SeedViewer:
     def outline(self) -> None:
         "Outline the tumour at the crosshair, show it, and say what was found, or why nothing was."
         try:
-            result = segment(self.image, self.model, self.point)
+            result = self.model(self.image, self.point)
             self.mask, self.note.value = result.mask, result.note
             if self.truth is not None and result.mask.array.any():
                 self.note.value += f"; Dice {segmentation_scores(result.mask, self.truth)['dice']:.2f}"

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..cohort.folder import Cohort
 from ..core.errors import OptionError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, template
 from ..core.volume import Volume
 from ..loading.hospital import ROI_NAMES
 from ..loading.mask import read_mask
-from ..loading.quality import measure
+from ..loading.quality import quality_measures
 from ..loading.views import AxialSize, axial_size, tumour_panels
 from ..models.clinical import often_unknown
 from ..models.crops import CropSettings, tumour_crop
@@ -126,11 +125,9 @@ def write_report(
     ]
     title = f"Prediction for patient {pages[0]['id']}" if len(pages) == 1 else f"Predictions for {len(pages)} patients"
     words, simulated = OUTCOME_WORDS[signature.facts["endpoint"]], signature.facts["evidence"] == "simulated"
-    files = jinja2.PackageLoader("nsclc_radiomics", "templates")
-    template = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "prediction.html.j2"
+    page = template("prediction.html.j2").render(
+        title=title, simulated=simulated, words=words, pages=pages, about=_about(signature)
     )
-    page = template.render(title=title, simulated=simulated, words=words, pages=pages, about=_about(signature))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
@@ -177,7 +174,7 @@ def _page(signature: Signature, cohort: Cohort, patient: str, p: pd.Series, tabl
     }
     page |= {"imputed": _by_way(imputed_values(signature, row)), "panels": tumour_panels(image, mask, size)}
     page["facts"] = _tumour_facts(
-        measure(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
+        quality_measures(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
     )
     return (
         page
@@ -267,10 +264,7 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
     if signature.network is None:
         return None
     # needed here alone: a prediction without a network does without
-    from ..evaluation.explanation import (
-        enlarge,
-        grad_cam,
-    )
+    from ..evaluation.network_maps import enlarge, grad_cam
 
     crop = tumour_crop(image, mask).astype(np.float32)
     size = crop.shape[-1]

@@ -19,7 +19,7 @@ from sklearn.ensemble import VotingClassifier
 from ..cohort.folder import Cohort
 from ..cohort.schema import ENDPOINTS
 from ..cohort.splits import patient_folds
-from ..core.compute import worker_count
+from ..core.compute import Compute
 from ..core.errors import DataError, ModelError, OptionError
 from ..core.files import atomic_folder, code_hash, read_json, require_empty, write_json
 from ..core.run import Run, as_run
@@ -28,7 +28,7 @@ from ..evaluation.protocol import out_of_fold, youden_threshold
 from ..features.extraction import extract_cohort
 from ..features.settings import SETTINGS
 from ..loading.mask import read_mask
-from ..loading.quality import measure
+from ..loading.quality import quality_measures
 from ..models.baselines import complete_rows
 from ..models.clinical import VOLUME_FEATURE, often_unknown
 from ..models.cnn import CNN3DClassifier
@@ -44,7 +44,7 @@ from .choice import (
     nested_probabilities,
     platt_scale,
 )
-from .store import FORMAT, read_model, store_model
+from .store import SIGNATURE_FORMAT, read_model, store_model
 from .words import OUTCOME_WORDS
 
 # %% auto #0
@@ -73,9 +73,9 @@ def training_table(
 
 # %% ../../nbs/80_signature/10_train.ipynb #cb723f79
 def image_facts(cohort: Cohort, patient_id: str) -> dict[str, Any]:
-    "What `quality.measure` says of the patient's CT and mask."
+    "What `quality_measures` says of the patient's CT and mask."
     image = cohort.image(patient_id)
-    return measure(image, read_mask(cohort.mask_path(patient_id), image))
+    return quality_measures(image, read_mask(cohort.mask_path(patient_id), image))
 
 
 # %% ../../nbs/80_signature/10_train.ipynb #0db467a3
@@ -94,9 +94,7 @@ def train(
     epochs: int = 100,  # of the 3D-CNN
     refits: int = 25,  # bootstrap resamples behind the intervals
     n_splits: int = 5,
-    seed: int = 1,
-    jobs: int | None = None,  # processes; None: one per core; the result does not depend on it
-    progress: bool = True,
+    compute: Compute = Compute(),  # seed, processes and progress; the 3D-CNN is trained on the CPU
 ) -> dict[str, Any]:
     """Learn the cohort's endpoint from its patients of split `train`, and store the signature; returns what
     `signature.json` holds.
@@ -107,18 +105,19 @@ def train(
     Source: nested cross-validation (Varma and Simon, BMC Bioinformatics 2006;7:91); threshold by Youden, Cancer
     1950;3:32-35.
 
-    >>> options = {"settings": "original", "model": "volume", "refits": 2, "n_splits": 2, "jobs": 1}
-    >>> nr.train(nr.load_cohort("trial"), "runs/trial", progress=False, **options)["endpoint"]
+    >>> options = {"settings": "original", "model": "volume", "refits": 2, "n_splits": 2}
+    >>> quiet = nr.Compute(jobs=1, progress=False)
+    >>> nr.train(nr.load_cohort("trial"), "runs/trial", compute=quiet, **options)["endpoint"]
     'response'
     """
     if model not in ("auto", *CANDIDATES):
         raise OptionError(f"unknown model {model!r}; expected auto or one of {', '.join(CANDIDATES)}")
-    run, jobs = as_run(run), worker_count(jobs)
+    run, seed, jobs = as_run(run), compute.seed, compute.workers()
     if refits < 2:
         raise OptionError(f"refits must be 2 or more, for an interval; got {refits}")
     require_empty(run.path / "signature")
     outcomes = cohort_outcomes(cohort)
-    table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, progress)
+    table, clinical, failed = training_table(cohort, settings, run.folder("features"), jobs, compute.progress)
     known = outcomes.index[(outcomes.split == "train") & outcomes.label.notna()].intersection(table.index)
     X, y = table.loc[known], outcomes.label[known].astype(int)
     models = _wanted(candidate_models(X, clinical, seed), model)
@@ -128,7 +127,7 @@ def train(
     with atomic_folder(run.path / "signature") as folder:
         shutil.copyfile(settings_file(settings), folder / "settings.yaml")
         if network:
-            facts["network"] = _train_network(cohort, y, folder, epochs, n_splits, seed, jobs, progress)
+            facts["network"] = _train_network(cohort, y, folder, epochs, n_splits, compute)
         _store(folder, facts, chosen, models, X, y, nested, refits, seed)
         _images(cohort, known.tolist(), jobs).to_csv(folder / "images.csv", lineterminator="\n")
     evidence, auc = cohort.meta["evidence"], facts["auc"]["nested"]
@@ -170,7 +169,7 @@ def _facts(
     "What `signature.json` says, so far."
     endpoint = cohort.meta["endpoint"]
     return {
-        "format": FORMAT,
+        "format": SIGNATURE_FORMAT,
         "code": code_hash(),
         "cohort": cohort.meta["name"],
         "evidence": cohort.meta["evidence"],
@@ -208,10 +207,11 @@ def _store(folder: Path, facts: dict[str, Any], chosen: Chosen, models: dict[str
 
 # %% ../../nbs/80_signature/10_train.ipynb #570cafef
 def _train_network(
-    cohort: Cohort, y: pd.Series, folder: Path, epochs: int, n_splits: int, seed: int, jobs: int | None, progress: bool
+    cohort: Cohort, y: pd.Series, folder: Path, epochs: int, n_splits: int, compute: Compute
 ) -> dict[str, Any]:
     "Cross-validate the 3D-CNN, fit it on all, store it, and say how good it is and how its log-odds are straightened."
-    crops, without = crop_cohort(cohort, y.index, jobs=jobs, progress=progress)
+    seed, jobs = compute.seed, compute.workers()
+    crops, without = crop_cohort(cohort, y.index, jobs=jobs, progress=compute.progress)
     labels = y.loc[crops.index]
     network = CNN3DClassifier(epochs=epochs, seed=seed, device="cpu")
     probability, _ = out_of_fold(network, crops, labels, patient_folds(labels, n_splits, seed), jobs)
@@ -263,8 +263,10 @@ def load_signature(
         raise ModelError(f"{path}: no signature there; make one with `nsclc-radiomics train COHORT -o {path.parent}`")
     try:
         facts = read_json(path / "signature.json")
-        if facts.get("format") != FORMAT:
-            raise ModelError(f"{path / 'signature.json'}: format is {facts.get('format')!r}, expected {FORMAT!r}")
+        if facts.get("format") != SIGNATURE_FORMAT:
+            raise ModelError(
+                f"{path / 'signature.json'}: format is {facts.get('format')!r}, expected {SIGNATURE_FORMAT!r}"
+            )
         if facts["endpoint"] not in OUTCOME_WORDS:
             raise ModelError(
                 f"{path / 'signature.json'}: endpoint is {facts['endpoint']!r}, expected one of"
