@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 from .cache import Cache
-
 from .errors import OptionError, RunError
 from .files import cache_dir, content_hash, read_json, write_json
 
@@ -23,7 +23,7 @@ from .files import cache_dir, content_hash, read_json, write_json
 __all__ = []
 
 # %% ../../nbs/00_core/24_code.ipynb #e39e8f3a
-PACKAGE = Path(__file__).parents[1]  # the folder of this package's code
+PACKAGE = Path(str(files("nsclc_radiomics")))  # the folder of this package's code
 
 
 # %% ../../nbs/00_core/24_code.ipynb #be01345d
@@ -182,7 +182,7 @@ def _facts(source: str, package: str, room: str) -> _Facts:
 
 # %% ../../nbs/00_core/24_code.ipynb #e3292086
 _OWN = content_hash(
-    Path(__file__), list(sys.version_info[:2])
+    PACKAGE / "core" / "code.py", list(sys.version_info[:2])
 )  # facts are found again when this module or Python's syntax changes
 
 
@@ -232,10 +232,11 @@ def _modules(package: Path, names: Iterable[str]) -> set[str]:
 # %% ../../nbs/00_core/24_code.ipynb #805d13fe
 def code_parts(
     *names: str,  # modules below the package, e.g. "features.measure"
+    without: Iterable[str] = (),  # modules that are passed over: imported, and of no effect on the result
     package: Path = PACKAGE,
 ) -> tuple[set[str], set[Path]]:
     "The modules that these are and import, directly or through others, and the shipped data files that they name."
-    if missing := [name for name in names if _find_module(package, name) != name]:
+    if missing := [name for name in (*names, *without) if _find_module(package, name) != name]:
         raise RunError(
             f"no module {', '.join(missing)} in {package.name}: the code that a result depends on is not known"
         )
@@ -244,7 +245,7 @@ def code_parts(
         name = waiting.pop()
         seen.add(name)
         facts = _module(package, name)
-        waiting |= _modules(package, facts.imports) - seen
+        waiting |= _modules(package, facts.imports) - seen - set(without)
         files |= {file for text in facts.texts for file in _named_data(package, text)}
     return seen, files
 
@@ -253,12 +254,13 @@ def code_parts(
 @lru_cache(maxsize=None)
 def code_key(
     *names: str,  # modules, as in `code_parts`
+    without: tuple[str, ...] = (),  # the same
     package: Path = PACKAGE,
 ) -> str:
     """SHA-256 over what these modules, and all that they import of this package, do: it does not change with
     docstrings, comments or formatting; with data files that they ship it does.
     """
-    modules, files = code_parts(*names, package=package)
+    modules, files = code_parts(*names, without=without, package=package)
     code = [[name, _module(package, name).code] for name in sorted(modules)]
     data = [part for file in sorted(files) for part in (file.relative_to(package).as_posix(), file)]
     return content_hash(code, *data)
