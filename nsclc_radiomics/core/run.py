@@ -5,6 +5,8 @@
 # %% ../../nbs/00_core/25_run.ipynb #12371717
 from __future__ import annotations
 
+import contextlib
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ class Run:
     """
 
     path: Path
+    chapter: str = ""  # of the paper, whose results these are; when it is opened again, its earlier ones go
 
     def __post_init__(self):
         object.__setattr__(self, "path", project_root() / self.path)
@@ -79,6 +82,36 @@ class Run:
         with self.alone("numbers"):
             known = read_json(file) if file.exists() else {}
             write_json(file, {**known, **{key: _plain(entry) for key, entry in numbers.items()}})
+        self.note_result("numbers.json", *numbers)
+
+    def note_result(
+        self,
+        where: str,  # folder of the run, or "numbers.json"
+        *names: str,  # of files without ending, or keys
+    ) -> None:
+        "Note what the chapter gave, so that it can be replaced when the chapter runs again."
+        if self.chapter:
+            noted = self._results()
+            write_json(self._results_file(), {**noted, where: sorted({*noted.get(where, []), *names})})
+
+    def forget_results(self) -> None:
+        "Remove the numbers, tables and figures that the chapter gave when it ran before."
+        noted = self._results() if self.chapter else {}
+        file = self.path / "numbers.json"
+        with self.alone("numbers") if noted else contextlib.nullcontext():
+            if file.is_file() and (old := set(noted.pop("numbers.json", ()))):
+                write_json(file, {key: entry for key, entry in read_json(file).items() if key not in old})
+        for folder, names in noted.items():
+            for path in [p for name in names for p in (self.path / folder).glob(f"{glob.escape(name)}.*")]:
+                path.unlink()
+        self._results_file().unlink(missing_ok=True)
+
+    def _results_file(self) -> Path:
+        return self.path / ".chapters" / f"{self.chapter}.json"
+
+    def _results(self) -> dict[str, list[str]]:
+        file = self._results_file()
+        return read_json(file) if file.is_file() else {}
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         "All numbers recorded in this run so far."

@@ -25,6 +25,7 @@ __all__ = [
     "CLINICAL_NUMBERS",
     "CLINICAL_WORDS",
     "STAGES",
+    "TITLES",
     "clinical_table",
 ]
 
@@ -113,6 +114,9 @@ NETWORK_SCORE = "network_score"
 CLINICAL_NUMBERS = ("pdl1_tps", "tmb", "ecog", "age", "albumin", "dnlr", "line_of_therapy")
 CLINICAL_WORDS = ("sex", "smoking", "histology", "stage")
 STAGES = ("t_stage", "n_stage", "m_stage")  # as figures, where a table has them: see `signature.clinical_facts`
+
+# %% ../../nbs/60_models/20_clinical.ipynb #5b87ebe0
+TITLES = {**MODELS, "3d_cnn": "3D-CNN"}  # as the paper's tables call them
 
 
 # %% ../../nbs/60_models/20_clinical.ipynb #c059109a

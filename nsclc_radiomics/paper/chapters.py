@@ -13,9 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from ..core.code import code_key, imported_modules
 from ..core.compute import make_rng
 from ..core.errors import OptionError, RunError
-from ..core.files import code_hash, content_hash, project_root, reference_dir
+from ..core.files import content_hash, project_root, reference_dir
 from ..core.run import Run
 from .execution import (
     WarmKernel,
@@ -52,6 +53,12 @@ def cell_sources(path: Path) -> list[list[str]]:
         for c in cells
         if "injected-parameters" not in c["metadata"].get("tags", [])
     ]
+
+
+# %% ../../nbs/90_paper/65_chapters.ipynb #becca531
+def code_of(notebook: Path) -> str:
+    "Hash of the library's code that the notebook's cells import, directly or through others."
+    return code_key(*imported_modules(source for kind, source in cell_sources(notebook) if kind == "code"))
 
 
 # %% ../../nbs/90_paper/65_chapters.ipynb #714e7211
@@ -98,7 +105,7 @@ def run_paper(
         keys[name] = content_hash(
             parameters,
             inputs,
-            code_hash(),
+            code_of(source),
             package_versions(),
             public,
             cell_sources(source),
@@ -174,7 +181,7 @@ def _bring_up_to_date(
 def _forget(run: Run) -> None:
     "Empty a run folder; OptionError where the folder is not one, so that nothing else is ever deleted."
     if run.path.is_dir() and any(run.path.iterdir()):
-        if not ((run.path / "notebooks").is_dir() or (run.path / "cohort.json").is_file()):
+        if not ((run.path / "notebooks").is_dir() or (run.path / "inputs.json").is_file()):
             raise OptionError(
                 f"{run.path} does not look like a run folder; it is not emptied: choose another, or remove it by hand"
             )

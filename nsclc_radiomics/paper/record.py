@@ -89,6 +89,7 @@ def save_figure(
         with atomic_path(folder / f"{name}{suffix}") as path:
             figure.savefig(path, metadata=metadata, dpi=300, bbox_inches=frame)
     _save_csv(folder / f"{name}.csv", data)
+    run.note_result("figures", name)
     origin = _origin(run, folder / f"{name}.csv", evidence, caption, inputs)
     write_json(folder / f"{name}.json", origin | {"alt": described})
     plt.close(figure)
@@ -167,6 +168,7 @@ def save_table(
     _check_evidence(name, evidence)
     folder = run.folder("tables")
     _save_csv(folder / f"{name}.csv", table)
+    run.note_result("tables", name)
     shown = table.reset_index() if not isinstance(table.index, pd.RangeIndex) else table
     text = shown.map(
         lambda v: f"{v:.{digits}f}" if isinstance(v, float) and np.isfinite(v) else "" if pd.isna(v) else str(v)
