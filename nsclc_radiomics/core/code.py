@@ -205,6 +205,15 @@ def _find_module(package: Path, name: str) -> str | None:
     return None
 
 
+# %% ../../nbs/00_core/24_code.ipynb #2f4c0e7a
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:  # it fails when it is executed, or another program reads it
+        return False
+    return True
+
+
 # %% ../../nbs/00_core/24_code.ipynb #af4d4d35
 @lru_cache(maxsize=None)
 def _front_door(package: Path) -> dict[str, str]:
@@ -271,9 +280,8 @@ def imported_modules(
     cells: Iterable[str],  # code of a notebook's cells
     package: Path = PACKAGE,
 ) -> list[str]:
-    "The package's modules that cells import themselves, sorted; lines for the notebook (`%`, `!`, `?`) are passed over."
-    found = set()
-    for cell in cells:
-        text = re.sub(r"^([ \t]*)[%!?].*$", r"\1pass", cell, flags=re.M)
-        found |= _imports(ast.parse(text), package.name, "")
+    "The package's modules that cells import themselves, sorted; what is no Python (`%%bash`, `!ls`) is passed over."
+    texts = [re.sub(r"^([ \t]*)[%!?].*$", r"\1pass", cell, flags=re.M) for cell in cells]
+    whole = "\n".join(text for text in texts if _is_python(text))  # one cell may import what another uses
+    found = _imports(ast.parse(whole), package.name, "")
     return sorted(_modules(package, found))
