@@ -76,7 +76,8 @@ class Run:
         for key, entry in numbers.items():
             if entry.get("evidence") not in EVIDENCE:
                 raise RunError(
-                    f"numbers.json: {key} has evidence {entry.get('evidence')!r}; expected one of {', '.join(EVIDENCE)}"
+                    f"numbers.json: {key} has evidence {entry.get('evidence')!r}; a number has one of"
+                    f" {', '.join(EVIDENCE)}"
                 )
         file = self.path / "numbers.json"
         with self.alone("numbers"):
@@ -120,6 +121,29 @@ class Run:
 
 # %% ../../nbs/00_core/25_run.ipynb #e08fc2fd
 EVIDENCE = ("simulated", "real", "reported")
+
+
+# %% ../../nbs/00_core/25_run.ipynb #d35bf235
+@dataclass(frozen=True)
+class Evidence:
+    "The kinds of evidence that a figure, table or number rests on, in the order in which they are said."
+
+    kinds: tuple[str, ...]  # of EVIDENCE, each once
+
+    def __post_init__(self):
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(EVIDENCE):
+            raise RunError(
+                f"evidence is {' and '.join(map(str, self.kinds))!r}; expected one of {', '.join(EVIDENCE)}, or several"
+                " joined by ' and '"
+            )
+
+    @classmethod
+    def read(cls, text: str) -> Evidence:
+        "From words as `str` gives them: `reported and simulated`."
+        return cls(tuple(text.split(" and ")) if isinstance(text, str) else (text,))
+
+    def __str__(self) -> str:
+        return " and ".join(self.kinds)
 
 
 # %% ../../nbs/00_core/25_run.ipynb #f25067ef

@@ -26,7 +26,20 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["draw_mechanism", "layer_shapes", "draw_network", "draw_workflow"]
+__all__ = [
+    "PROGRESSION",
+    "MECHANISM",
+    "BLUE",
+    "RED",
+    "GREEN",
+    "PINK",
+    "ORANGE",
+    "SKY",
+    "draw_mechanism",
+    "layer_shapes",
+    "draw_network",
+    "draw_workflow",
+]
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #ee901ce1
 PROGRESSION = pd.DataFrame(
@@ -52,7 +65,7 @@ MECHANISM = pd.DataFrame(
     ],
     columns=["panel", "element", "meaning"],
 )
-INK = "#222222"
+_INK = "#222222"
 BLUE, RED, GREEN, PINK, ORANGE, SKY = COLOURS[:6]
 
 
@@ -72,7 +85,7 @@ def _blob(
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #469185c4
 def _say(ax: Axes, x: float, y: float, text: str, size: float = 7, **style: Any) -> None:
-    ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": INK, **style})
+    ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": _INK, **style})
 
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #58c6a6cc

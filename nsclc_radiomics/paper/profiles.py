@@ -194,7 +194,7 @@ def run_world(
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #2a24dc97
 # What is wrong with patients; a result that is missing, a leak or an option that cannot be used is another matter
-NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, MaskError, ResponseError)
+_NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, MaskError, ResponseError)
 
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #9249c1a2
@@ -205,7 +205,7 @@ def where_possible() -> Iterator[None]:
     """
     try:
         yield
-    except NOT_ALLOWED as error:
+    except _NOT_ALLOWED as error:
         print("not shown, for a reason given above" if str(error) in SAID else f"not shown: {error}")
         SAID.add(str(error))
 

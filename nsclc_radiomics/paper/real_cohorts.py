@@ -234,7 +234,7 @@ def _shuffled(cohort: Cohort, patient: str, chosen: Any, seed: int) -> pd.Series
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #9eecc1b1
-def held_out_sets(
+def _held_out_sets(
     y: pd.Series,  # 0 or 1, indexed by patient_id
     centre: pd.Series,  # same patients
     n_splits: int = 5,
@@ -265,7 +265,7 @@ def inside_and_outside(
     tasks = [
         (name, model, X.loc[y.index], kind, there)
         for name, (model, X) in models.items()
-        for kind, there in held_out_sets(y, centre, n_splits, seed)
+        for kind, there in _held_out_sets(y, centre, n_splits, seed)
     ]
     done = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(fit_predict)(m, X[~there], y[~there], X[there]) for _, m, X, _, there in tasks
@@ -314,7 +314,7 @@ def network_and_hybrid(
     """Held-out probabilities of models `3D-CNN` and `hybrid`, as `inside_and_outside` gives them; nothing in them has
     seen the patients of the set.
     """
-    sets = held_out_sets(y, centre, n_splits, seed)
+    sets = _held_out_sets(y, centre, n_splits, seed)
     run = joblib.delayed(_stacked)
     done = joblib.Parallel(n_jobs=jobs)(
         run(network, crops.loc[y.index], (features, clinical), y, there, inner, seed) for _, there in sets
@@ -484,7 +484,7 @@ def number_key(
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #02cde077
-EXTERNAL_VALIDATIONS = (
+_EXTERNAL_VALIDATIONS = (
     0.60,
     0.75,
 )  # AUCs that other groups usually find for radiomic signatures of response at other hospitals
@@ -500,7 +500,7 @@ def all_aucs(
     Each model on each set of patients once: no controls, differences or learning curves.
     """
     rows = [("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
-    rows.append(("other groups", "external validations", None, *EXTERNAL_VALIDATIONS, "reported"))
+    rows.append(("other groups", "external validations", None, *_EXTERNAL_VALIDATIONS, "reported"))
     own = {key: entry for key, entry in numbers.items() if _COMPARED.fullmatch(key)}
     for kind in ("simulated", "real"):
         found = sorted((*_names(key, kind), key) for key, entry in own.items() if entry["evidence"] == kind)
@@ -588,7 +588,7 @@ def for_clinicians(
             (
                 f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')} at one hospital"
                 f" and {told('real.radboud.published_3d_cnn.auc')} at another; external validations of radiomic signatures"
-                f" usually report {EXTERNAL_VALIDATIONS[0]:.2f} to {EXTERNAL_VALIDATIONS[1]:.2f}. How much a mistake in"
+                f" usually report {_EXTERNAL_VALIDATIONS[0]:.2f} to {_EXTERNAL_VALIDATIONS[1]:.2f}. How much a mistake in"
                 " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen inside the folds"
                 f" give {told('real.lung1.honest.auc_by_lot')}, and chosen before the split"
                 f" {told('real.lung1.leaky.auc_by_lot')}; with the true outcome {told('real.lung1.honest.auc')} and"
