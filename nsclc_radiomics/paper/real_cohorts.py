@@ -5,18 +5,14 @@
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #ff866317
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import joblib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.transforms import blended_transform_factory
 from sklearn.base import BaseEstimator
 
 from ..cohort.folder import Cohort, load_cohort, save_cohort
@@ -26,7 +22,6 @@ from ..core.checks import require_columns, require_numbers
 from ..core.code import code_key
 from ..core.errors import CohortError, DataError, MissingDependencyError, OptionError
 from ..core.files import atomic_folder, atomic_path, cache_dir, content_hash, reference_dir, shipped_yaml
-from ..core.style import COLOURS, with_interval
 from ..evaluation.controls import shuffle_inside
 from ..evaluation.metrics import auc_interval
 from ..evaluation.protocol import fit_predict, out_of_fold
@@ -39,7 +34,6 @@ from ..models.baselines import hybrid_table, make_model
 from ..models.clinical import VOLUME_FEATURE
 from ..models.crops import CropSettings
 from ..outcomes.endpoints import TWO_YEARS
-from .reported import reported_performance
 from ..segmentation.scores import summarise_scores
 
 # %% auto #0
@@ -60,10 +54,6 @@ __all__ = [
     "icb_cohort",
     "volume_only",
     "robustness_table",
-    "number_key",
-    "all_aucs",
-    "for_clinicians",
-    "plot_auc_forest",
 ]
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #01012faf
@@ -473,183 +463,3 @@ def robustness_table(
     return cached_table(
         folder / "robustness.parquet", [list(patients), settings, seed, *files], ["features.robustness"], make
     )
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #54914904
-def number_key(
-    words: str,  # e.g. "logistic regression (LASSO)"
-) -> str:
-    "Words as a part of a key of `numbers.json`: `logistic_regression_lasso`."
-    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #02cde077
-_EXTERNAL_VALIDATIONS = (
-    0.60,
-    0.75,
-)  # AUCs that other groups usually find for radiomic signatures of response at other hospitals
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #16e6f119
-def all_aucs(
-    numbers: Mapping[str, Mapping[str, Any]],  # of a run
-) -> pd.DataFrame:
-    """AUCs of a run for `plot_auc_forest`: patients, model, value, low, high, evidence; the paper's and other groups'
-    first, then simulated, then real.
-
-    Each model on each set of patients once: no controls, differences or learning curves.
-    """
-    rows = [("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
-    rows.append(("other groups", "external validations", None, *_EXTERNAL_VALIDATIONS, "reported"))
-    own = {key: entry for key, entry in numbers.items() if _COMPARED.fullmatch(key)}
-    for kind in ("simulated", "real"):
-        found = sorted((*_names(key, kind), key) for key, entry in own.items() if entry["evidence"] == kind)
-        rows += [
-            (patients, model, *(own[key].get(k) for k in ("value", "low", "high")), kind)
-            for patients, model, key in found
-        ]
-    table = pd.DataFrame(rows, columns=["patients", "model", "value", "low", "high", "evidence"])
-    return table.astype({c: float for c in ("value", "low", "high")})
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #0b3c735e
-_COMPARED = re.compile(
-    r"((cross_validated|holdout|external)\.\w+|world\.(published|null)\.(holdout|external)\.\w+|marker\.(pdl1|tmb)|real\..+)\.auc"
-)
-_PLACES = {
-    "real.ct.cross_validated": "CT, both hospitals",
-    "real.ct.nested": "CT, both hospitals, nested",
-    "real.hospitals.cross_validated": "Lung1, cross-validated",
-    "real.hospitals.external": "Lung1 to Radboud",
-    "real.icb": "PD-(L)1 blockade, response",
-    "real.lung1": "Lung1",
-    "real.radboud": "Radboud",
-}
-_WAYS = {"pdl1": "PD-L1", "honest": "features chosen inside folds", "leaky": "features chosen before the split (wrong)"} | {
-    "3d_cnn": "3D-CNN", "published_3d_cnn": "published 3D-CNN", "svm": "SVM", "pd_l1": "PD-L1", "tmb": "TMB", "dnlr": "dNLR",
-    "logistic_regression_lasso": "logistic regression (LASSO)", "logistic_regression_pca": "logistic regression (PCA)", "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
-}  # fmt: skip
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #378c6403
-def _names(key: str, kind: str) -> tuple[str, str]:
-    """Patients and model of a number in words: `real.ct.cross_validated.volume_alone.auc` is `CT, both hospitals` and
-    `volume alone`.
-    """
-    place, model = key.removesuffix(".auc").rsplit(".", 1)
-    parts = place.split(".")
-    if place in _PLACES:
-        where = _PLACES[place]
-    elif place.startswith("real.ct."):
-        where = f"CT, tested at {_hospital(parts[2])}"
-    elif parts[0] == "world":
-        where = f"{parts[1]} world, {', '.join(parts[2:])}"
-    else:
-        where = f"claimed world, {', '.join(parts)}" if kind == "simulated" else f"this cohort, {', '.join(parts)}"
-    return where.replace("_", "-"), _WAYS.get(model, model.replace("_", " "))
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #46fe9587
-def _hospital(part: str) -> str:
-    "The collection's name as its archive writes it, from a part of a key."
-    return {"nsclc_radiomics": "NSCLC-Radiomics", "nsclc_radiogenomics": "NSCLC-Radiogenomics"}.get(part, part)
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #af5de189
-def for_clinicians(
-    numbers: Mapping[str, Mapping[str, Any]],
-) -> str:
-    "A paragraph that says what the real patients of a run say, with its numbers; what was not obtained is said too."
-
-    def told(key: str) -> str:
-        return (
-            with_interval(pd.Series({"low": np.nan, **numbers[key]}, dtype=object))
-            if key in numbers
-            else "not obtained in this run"
-        )
-
-    def elsewhere(model: str) -> str:
-        keys = [k for k in sorted(numbers) if k.startswith("real.ct.nsclc") and k.endswith(f".{model}.auc")]
-        return " and ".join(f"{told(k)} at {_hospital(k.split('.')[2])}" for k in keys) or "not obtained in this run"
-
-    return "\n\n".join(
-        [
-            (
-                f"**What a clinician can take from this.** The paper reports an AUC of {told('reported.table5.3d_cnn.auc')}"
-                " for its network. On real CTs with two-year survival, the whole procedure of choosing and fitting a"
-                f" signature reaches {told('real.ct.nested.signature.auc')} where patients of both hospitals are on both"
-                f" sides; the tumour's volume alone reaches {told('real.ct.cross_validated.volume_alone.auc')} and clinical"
-                f" facts alone {told('real.ct.cross_validated.clinical_facts_alone.auc')}. The 3D-CNN there:"
-                f" {told('real.ct.cross_validated.3d_cnn.auc')}, and together with features and clinical facts"
-                f" {told('real.ct.cross_validated.hybrid.auc')}. Trained at one hospital and tested at the other: the"
-                f" network {elsewhere('3d_cnn')}; with all together {elsewhere('hybrid')}; the volume alone"
-                f" {elsewhere('volume_alone')}. These last are the numbers that a new hospital would see."
-            ),
-            (
-                f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')} at one hospital"
-                f" and {told('real.radboud.published_3d_cnn.auc')} at another; external validations of radiomic signatures"
-                f" usually report {_EXTERNAL_VALIDATIONS[0]:.2f} to {_EXTERNAL_VALIDATIONS[1]:.2f}. How much a mistake in"
-                " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen inside the folds"
-                f" give {told('real.lung1.honest.auc_by_lot')}, and chosen before the split"
-                f" {told('real.lung1.leaky.auc_by_lot')}; with the true outcome {told('real.lung1.honest.auc')} and"
-                f" {told('real.lung1.leaky.auc')}."
-            ),
-            (
-                f"Under PD-(L)1 blockade, PD-L1 alone has an AUC of {told('real.icb.pd_l1.auc')} for response and all"
-                f" clinical facts together {told('real.icb.clinical_model.auc')}. A signature from images has to add to"
-                " that, in patients of another hospital, before it is of use; no public data can show today whether one"
-                " does. An AUC of 0.7 ranks seven of ten pairs of patients rightly. It does not tell whom to withhold a"
-                " treatment from."
-            ),
-        ]
-    )
-
-
-# %% ../../nbs/90_paper/80_real_cohorts.ipynb #9d653585
-def plot_auc_forest(
-    # columns patients, model, value, low, high (may be empty), evidence; rows of the same patients together
-    table: pd.DataFrame,
-) -> Figure:
-    """AUCs with their intervals, a row each, coloured by the kind of evidence; 0.5 is dotted.
-
-    A range without a value is drawn as a bar.
-    """
-    require_columns(table, ["patients", "model", "value", "low", "high", "evidence"], "the table of AUCs", rows=True)
-    kinds = {"simulated": (COLOURS[0], "o"), "real": (COLOURS[1], "s"), "reported": ("0.25", "D")}
-    new = table.patients.ne(table.patients.shift()).to_numpy()
-    heights = -(np.arange(len(table)) + 0.7 * new.cumsum())  # a gap before other patients
-    high = 1.1 + 0.155 * -heights[-1]  # inches
-    fig, ax = plt.subplots(
-        figsize=(7.2, high), gridspec_kw={"left": 0.5, "right": 0.83, "bottom": 0.45 / high, "top": 1 - 0.5 / high}
-    )
-    across = blended_transform_factory(fig.transFigure, ax.transData)
-    ax.axvline(0.5, color="0.6", lw=1, ls=":")
-    for height, first, row in zip(heights, new, table.itertuples()):
-        colour, marker = kinds[row.evidence]
-        known = pd.notna(row.value)
-        if pd.notna(row.low):
-            ax.plot(
-                [row.low, row.high],
-                [height, height],
-                color=colour,
-                lw=1.8 if known else 6,
-                alpha=1 if known else 0.4,
-                solid_capstyle="butt",
-            )
-        if known:
-            ax.plot(row.value, height, marker, color=colour, ms=4)
-        shown = f"{row.value:.2f}" if known else " " * 7
-        bounds = "" if pd.isna(row.low) else f" ({row.low:.2f} to {row.high:.2f})"
-        ax.text(0.84, height, shown + bounds, va="center", fontsize=7, transform=across)
-        if first:
-            ax.text(0.01, height, row.patients, va="center", fontsize=7, weight="bold", transform=across)
-            ax.plot([0.01, 0.99], [height + 0.85] * 2, color="0.85", lw=0.6, clip_on=False, transform=across)
-    ax.set_yticks(heights, table.model, fontsize=7)
-    lowest = min(0.3, np.floor(10 * table[["value", "low"]].min().min()) / 10)
-    ax.set(xlabel="AUC (95 % interval)", xlim=(lowest, 1), ylim=(heights[-1] - 0.8, heights[0] + 0.8))
-    for kind in dict.fromkeys(table.evidence):
-        ax.plot([], [], kinds[kind][1], color=kinds[kind][0], label=kind, ms=4, ls="")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
-    return fig
