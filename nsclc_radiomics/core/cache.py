@@ -29,7 +29,7 @@ def read_kept(
     path: Path,
     read: Callable[[Path], Kept],  # raises one of DAMAGED, or gives None, where the content is not what it should be
 ) -> Kept | None:
-    "What `read` gives for a kept file or folder; None where it is absent or damaged, and a warning where it is damaged."
+    "What `read` gives for a kept file or folder; None where it is absent, or damaged, which a warning says."
     if not path.exists():
         return None
     try:
@@ -86,8 +86,8 @@ def keep_at(
     make: Callable[[Path], Any],  # writes it there, whole or not at all; nothing is there before
     read: Callable[[Path], Kept],  # as in `read_kept`
 ) -> Kept:
-    """What is kept at a fixed place, read in the same way on first and later use; made again where its key changed or it
-    is damaged.
+    """What is kept at a fixed place, read alike on first and later use; made again where its key changed or it is
+    damaged.
     """
     note = note_of(path)
     kept = read_kept(note, read_json) if path.exists() else None

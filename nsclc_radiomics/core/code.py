@@ -83,7 +83,7 @@ def _imports(
     package: str,  # name of the package
     room: str,  # that relative imports count from; empty in a notebook
 ) -> set[str]:
-    "What the code imports below the package: modules, names in them, names of the front door; `*` is all of the latter."
+    "What the code imports below the package: modules, names in them, names of the front door (`*`: all of these)."
     found, aliases = set(), set()
     nodes = list(_executed(tree))
     for node in nodes:

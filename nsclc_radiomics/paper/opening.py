@@ -83,8 +83,8 @@ def open_chapter(
     seed: int = 1,
     needs: Sequence[str] = (),  # chapters whose results this one reads, in order
 ) -> Chapter:
-    """What a chapter needs to begin: its run, cohort, outcomes, profile, and what the cohort can show; what it gave before
-    is removed.
+    """What a chapter needs to begin: its run, cohort, outcomes, profile, and what the cohort can show; what it gave
+    before is removed.
 
     Raises OptionError for an unknown profile or a seed that is no whole number of zero or more, CohortError for a
     cohort that is missing or breaks its schema, and RunError for a run that is a file, or that lacks a chapter which

@@ -114,7 +114,7 @@ def run_cohort(
     profile: str = "full",
     seed: int = 1,
 ) -> Cohort:
-    "The cohort that a run is about, simulated on first use; made again when the profile, the seed or the code of the simulation changed."
+    "The cohort that a run is about; a simulated one is made again when its size, seed or code changed."
     size, key = find_profile(profile), note_run(run, cohort, profile, seed)["cohort"]
     if cohort:
         return load_cohort(project_root() / cohort)

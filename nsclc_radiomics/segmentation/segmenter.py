@@ -120,7 +120,7 @@ def train_segmenter(
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #c555abf9
 def outlining_code() -> str:
-    "Hash of the code that trains networks and outlines cohorts; readers and writers of single files have no part in it."
+    "Hash of the code that trains networks and outlines cohorts; reading and writing single files is no part of it."
     return code_key("segmentation.segmenter", without=("loading.ct", "loading.seg", "segmentation.bundle"))
 
 
