@@ -78,6 +78,7 @@ def test_survival_analysis_concerns_its_chapters_and_no_network(copy):
         ("features.ibsi", set()),
         ("signature.page", set()),
         ("paper.site", set()),
+        ("core.cache", set()),
     ],
 )
 def test_a_change_concerns_what_imports_it(copy, module, concerned):

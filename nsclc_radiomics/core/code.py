@@ -214,6 +214,10 @@ def _is_python(text: str) -> bool:
     return True
 
 
+# %% ../../nbs/00_core/24_code.ipynb #f28998ac
+_KEEPING = ("core.cache", "core.code")  # they decide what is kept, not what it holds
+
+
 # %% ../../nbs/00_core/24_code.ipynb #af4d4d35
 @lru_cache(maxsize=None)
 def _front_door(package: Path) -> dict[str, str]:
@@ -254,7 +258,7 @@ def code_parts(
         name = waiting.pop()
         seen.add(name)
         facts = _module(package, name)
-        waiting |= _modules(package, facts.imports) - seen - set(without)
+        waiting |= _modules(package, facts.imports) - seen - {*without, *_KEEPING}
         files |= {file for text in facts.texts for file in _named_data(package, text)}
     return seen, files
 
