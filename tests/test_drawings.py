@@ -6,11 +6,11 @@ import matplotlib.pyplot as plt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nsclc_radiomics.paper.network_drawing import draw_network, layer_shapes, network_stages
 
 from nsclc_radiomics.core.errors import DataError, OptionError
 from nsclc_radiomics.models.network import build_network
 from nsclc_radiomics.paper.drawings import MECHANISM, WORKFLOW, draw_mechanism, draw_workflow
+from nsclc_radiomics.paper.network_drawing import draw_network, layer_shapes, network_stages
 
 torch = pytest.importorskip("torch")
 

@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.pipeline import Pipeline
+
+from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
 from nsclc_radiomics.evaluation.network_maps import (
     attention_by_look,
     attention_layer,
@@ -31,10 +35,6 @@ from nsclc_radiomics.evaluation.shap_values import (
     importance_agreement,
 )
 from nsclc_radiomics.evaluation.traits import trait_weights
-from sklearn.pipeline import Pipeline
-
-from nsclc_radiomics.core.compute import make_rng
-from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.cnn import CNN3DClassifier
 

@@ -16,10 +16,11 @@ from sklearn.base import BaseEstimator, clone
 
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..cohort.sample import fetch_sample, has_sample
+from ..core.cache import keep_at
 from ..core.checks import require_columns, require_numbers
 from ..core.compute import Compute, make_rng
 from ..core.errors import DataError, ImageError, MaskError
-from ..core.files import atomic_folder, content_hash, read_json, write_json
+from ..core.files import atomic_folder, content_hash, read_json
 from ..core.volume_files import read_volume
 from .comparison import paired_delong
 from .protocol import guard_disjoint
@@ -29,7 +30,7 @@ from ..segmentation.inference import Segmenter
 from ..segmentation.network import UnetSettings
 from ..segmentation.scores import SCORES, segmentation_scores, summarise_scores
 from ..segmentation.seeded import centre_point
-from ..segmentation.segmenter import open_model, segment_cohort, train_segmenter
+from ..segmentation.segmenter import open_model, outlining_code, segment_cohort, train_segmenter
 
 # %% auto #0
 __all__ = [
@@ -103,24 +104,26 @@ def _outlined_once(
     compute: Compute,
     settings: UnetSettings | None,
 ) -> pd.DataFrame:
-    "The table of `segment_cohort`, made again only where the networks' training or the patients are others."
+    "The table of `segment_cohort`, made again only where the networks' training, the patients or the code are others."
     training = out.parent / "training" / "training.json"
     images = [path for p in patients for path in (cohort.image_path(p), cohort.mask_path(p)) if path.is_file()]
-    key = content_hash(
-        asdict(settings) if settings else None, patients, read_json(training) if training.is_file() else "", *images
-    )
-    note = out.with_name(f"{out.name}.json")
-    if not (note.is_file() and read_json(note) == {"key": key} and out.is_dir()):
-        shutil.rmtree(out, ignore_errors=True)
-        segment_cohort(cohort, model, out, where, patients, compute)
-        write_json(note, {"key": key})
-    table = pd.read_csv(out / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip").set_index(
-        "patient_id"
-    )
+    made_by = [asdict(settings) if settings else None, patients, outlining_code()]
+    key = content_hash(*made_by, read_json(training) if training.is_file() else "", *images)
+
+    def make(folder: Path) -> None:
+        segment_cohort(cohort, model, folder, where, patients, compute)
+
+    table = keep_at(out, key, make, _read_outlined)
     if "dice" not in table:
         first = next((f"; {p}: {note}" for p, note in table["note"].items()), "")
         raise DataError(f"{cohort.path}: none of {len(table)} patients could be outlined and scored{first}")
     return table
+
+
+# %% ../../nbs/70_evaluation/80_mask_cost.ipynb #557f1480
+def _read_outlined(folder: Path) -> pd.DataFrame:
+    table = pd.read_csv(folder / "segmentation.csv", dtype={"patient_id": str}, float_precision="round_trip")
+    return table.set_index("patient_id")
 
 
 # %% ../../nbs/70_evaluation/80_mask_cost.ipynb #1259c17f

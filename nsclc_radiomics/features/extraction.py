@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.folder import Cohort
+from ..core.cache import Cache
 from ..core.checks import advice, option
+from ..core.code import code_key
 from ..core.compute import show_progress, worker_count
 from ..core.errors import GeometryError, MaskError, MissingDependencyError, OptionError, RunError
 from ..core.files import atomic_path, cache_dir, content_hash
 from ..core.volume import Volume, grid_difference
 from .measure import measure, measure_files
-from .pyradiomics import engine_hash
 from .settings import FeatureSettings, load_settings
 
 # %% auto #0
@@ -93,23 +94,16 @@ class _Store:
     "Values of cases already measured, one file each, named by what went into them."
 
     def __init__(self, folder: Path, settings: FeatureSettings):
-        self.folder, self.columns = folder, settings.columns
-        self.common = content_hash([*settings.parts, settings.label], versions(), engine_hash())
+        self.columns = settings.columns
+        self.common = content_hash([*settings.parts, settings.label], versions(), code_key("features.measure"))
+        self.kept = Cache(folder, self._read, np.save, "{key}.npy")
 
     def key(self, image: Path, mask: Path, unit: str) -> str:
         return content_hash(self.common, unit, image, mask)
 
-    def load(self, key: str) -> np.ndarray | None:
-        "The stored values, or None; a damaged file counts as absent."
-        try:
-            values = np.load(self.folder / f"{key}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
+    def _read(self, path: Path) -> np.ndarray | None:
+        values = np.load(path, allow_pickle=False)
         return values if values.shape == (len(self.columns),) else None
-
-    def save(self, key: str, values: np.ndarray) -> None:
-        with atomic_path(self.folder / f"{key}.npy") as path:
-            np.save(path, values)
 
 
 # %% ../../nbs/40_features/60_extraction.ipynb #927ba3df
@@ -275,7 +269,7 @@ def _extract(
             failures[pid] = ("ImageError", f"{missing[0]}: no such file")
             continue
         keys[pid] = store.key(image, mask, unit)
-        known = store.load(keys[pid])
+        known = store.kept.load(keys[pid])
         if known is None:
             cases[pid] = (image.resolve(), mask.resolve(), unit, chosen.label, *chosen.parts)
         else:
@@ -292,7 +286,7 @@ def _extract(
             ):
                 if isinstance(result, dict):
                     values[pid] = np.array([result.get(c, np.nan) for c in store.columns], float)
-                    store.save(keys[pid], values[pid])
+                    store.kept.save(keys[pid], values[pid])
                 else:
                     failures[pid] = (
                         (type(result).__name__, str(result)) if isinstance(result, BaseException) else result

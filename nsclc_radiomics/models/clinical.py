@@ -16,7 +16,7 @@ from ..core.checks import require_columns
 from ..core.errors import DataError
 
 # %% auto #0
-__all__ = ["MODELS", "COMPARATORS", "REDUCTIONS", "clinical_table"]
+__all__ = ["MODELS", "COMPARATORS", "REDUCTIONS", "TITLES", "clinical_table"]
 
 # %% ../../nbs/60_models/20_clinical.ipynb #4e48d4d9
 OFTEN = 0.1  # share of the training patients without a value
@@ -105,6 +105,9 @@ NETWORK_SCORE = "network_score"
 CLINICAL_NUMBERS = ("pdl1_tps", "tmb", "ecog", "age", "albumin", "dnlr", "line_of_therapy")
 CLINICAL_WORDS = ("sex", "smoking", "histology", "stage")
 STAGES = ("t_stage", "n_stage", "m_stage")  # as figures, where a table has them: see `signature.clinical_facts`
+
+# %% ../../nbs/60_models/20_clinical.ipynb #5b87ebe0
+TITLES = {**MODELS, "3d_cnn": "3D-CNN"}  # as the paper's tables call them
 
 
 # %% ../../nbs/60_models/20_clinical.ipynb #c059109a

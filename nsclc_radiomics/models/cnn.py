@@ -19,6 +19,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
 from ..core.checks import option
+from ..core.code import code_key
 from ..core.compute import (
     choose_device,
     choose_precision,
@@ -500,4 +501,7 @@ def _checkpoint_file(model: CNN3DClassifier, volumes: np.ndarray, target: np.nda
         return None
     free = ("checkpoint", "checkpoint_every", "progress", "use")
     settings = {key: value for key, value in _plain_params(model).items() if key not in free}
-    return Path(model.checkpoint) / f"{content_hash(CNN_FORMAT, settings, volumes, target)[:20]}.safetensors"
+    return (
+        Path(model.checkpoint)
+        / f"{content_hash(CNN_FORMAT, settings, code_key('models.cnn'), volumes, target)[:20]}.safetensors"
+    )

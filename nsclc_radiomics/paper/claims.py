@@ -27,10 +27,10 @@ from .contradictions import (
 from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
-__all__ = ["claims", "weigh", "structured_summary", "reported_and_obtained", "plot_reported"]
+__all__ = ["VERDICTS", "Numbers", "claims", "weigh", "structured_summary", "reported_and_obtained", "plot_reported"]
 
 # %% ../../nbs/90_paper/25_claims.ipynb #5b582d84
-MODEL_KEYS = {"Logistic Regression": "logistic_regression", "Random Forest": "random_forest", "3D-CNN": "3d_cnn"}
+_MODEL_KEYS = {"Logistic Regression": "logistic_regression", "Random Forest": "random_forest", "3D-CNN": "3d_cnn"}
 
 
 # %% ../../nbs/90_paper/25_claims.ipynb #583fe556
@@ -47,7 +47,7 @@ def _table_claims() -> list[dict[str, Any]]:
     out = []
     for row in reported_performance().itertuples():
         for metric in [m for m in REPORTED_METRICS if not np.isnan(getattr(row, m))]:
-            name = MODEL_KEYS.get(row.model)
+            name = _MODEL_KEYS.get(row.model)
             claim: dict[str, Any] = {
                 "id": f"table{row.table}-{row.line}-{metric}",
                 "line": row.line,
@@ -117,7 +117,7 @@ VERDICTS = (
     "reproduced on real patients",
     "not testable here",
 )
-UNDECIDED = VERDICTS[-1]
+_UNDECIDED = VERDICTS[-1]
 Numbers = Mapping[str, Mapping[str, Any]]
 
 
@@ -179,7 +179,7 @@ def _judge_gain(found: Numbers) -> tuple[str, str]:
     "A difference says something once its interval lies on one side of zero."
     key, entry = next(iter(found.items()))
     if entry.get("low") is None or entry["low"] <= 0 <= entry["high"]:
-        return UNDECIDED, f"{key} is {_said(entry)}, which decides neither way"
+        return _UNDECIDED, f"{key} is {_said(entry)}, which decides neither way"
     return (_yes(found) if entry["low"] > 0 else "contradicted"), f"{key} is {_said(entry)}"
 
 
@@ -205,7 +205,7 @@ def _judge_superior(
     for other in others:
         pair = _paired(tests, here, titles.get(rule["model"], rule["model"]), titles.get(other, other))
         if pair is None:
-            return UNDECIDED, f"{here}: no paired test against {titles.get(other, other)}"
+            return _UNDECIDED, f"{here}: no paired test against {titles.get(other, other)}"
         lead, printed = (
             f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})",
             _printed_lead(rule["model"], other),
@@ -228,7 +228,7 @@ def _judge_superior(
         return (
             ("contradicted", f"{here}: {'; '.join(against)}")
             if against
-            else (UNDECIDED, f"{here}: {'; '.join(undecided)}, which decides neither way")
+            else (_UNDECIDED, f"{here}: {'; '.join(undecided)}, which decides neither way")
         )
     return _yes(mine), f"{here}: above {', '.join(titles.get(o, o) for o in others)}"
 
@@ -250,7 +250,7 @@ def _paired(tests: pd.DataFrame | None, which: str, model: str, other: str) -> p
 # %% ../../nbs/90_paper/25_claims.ipynb #2eb5ac46
 def _printed_lead(model: str, other: str) -> float:
     "By how much a model's AUC is above another's in Table 5; 0 where it does not stand there."
-    printed = reported_performance(5).set_index("model")["auc"].rename(MODEL_KEYS)
+    printed = reported_performance(5).set_index("model")["auc"].rename(_MODEL_KEYS)
     return float(printed[model] - printed[other]) if {model, other} <= set(printed.index) else 0.0
 
 
@@ -265,7 +265,7 @@ def weigh(
 
     Columns id, line, quote, says, simulated, published, null, real, verdict, why.
     """
-    titles = {**{key: name for name, key in MODEL_KEYS.items()}, **dict(titles or {})}
+    titles = {**{key: name for name, key in _MODEL_KEYS.items()}, **dict(titles or {})}
     found = contradictions().set_index("id")
     rows = []
     for claim in claims():
@@ -327,7 +327,7 @@ def _verdict(
         said = [f"{name}: {_about_this(claim, name, row.found)}" for name, row in conflicts.iterrows()]
         return "inconsistent with itself", "; ".join(said) + (f". Against this run: {judged[1]}" if judged else "")
     if judged is None:
-        return UNDECIDED, f"it needs {claim.get('needs', 'numbers that this run did not obtain')}{gap}"
+        return _UNDECIDED, f"it needs {claim.get('needs', 'numbers that this run did not obtain')}{gap}"
     return judged[0], judged[1] + gap
 
 
@@ -438,9 +438,9 @@ def reported_and_obtained(
     """AUCs as the tables report them, with the interval that 100 patients would give, and as obtained: model, source,
     value, low, high, evidence.
     """
-    wide = interval_of_reported().query("metric == 'auc' and model in @MODEL_KEYS")
+    wide = interval_of_reported().query("metric == 'auc' and model in @_MODEL_KEYS")
     rows = [(r.model, f"reported, Table {r.table}", r.value, r.low, r.high, "reported") for r in wide.itertuples()]
-    for model, key in MODEL_KEYS.items():
+    for model, key in _MODEL_KEYS.items():
         for label, pattern, _, _ in _KINDS:
             entry = numbers.get(pattern.format(key))
             if entry and entry["value"] is not None:
@@ -458,7 +458,7 @@ def plot_reported(
         found, ["source", "model", "value", "low", "high", "evidence"], "reported and obtained AUCs", rows=True
     )
     marks = {label: (colour, marker) for label, _, colour, marker in _KINDS}
-    fig, axes = plt.subplots(1, len(MODEL_KEYS), figsize=(7.4, 3.2), sharex=True, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, len(_MODEL_KEYS), figsize=(7.4, 3.2), sharex=True, sharey=True, layout="constrained")
     order = list(dict.fromkeys([*sorted(s for s in found["source"] if s.startswith("reported")), *marks]))
     order = [source for source in order if source in set(found["source"])]
     for ax, (model, rows) in zip(axes, found.groupby("model", sort=False)):

@@ -22,7 +22,18 @@ from ..core.errors import OptionError
 from ..core.style import COLOURS
 
 # %% auto #0
-__all__ = ["draw_mechanism", "draw_workflow"]
+__all__ = [
+    "PROGRESSION",
+    "MECHANISM",
+    "BLUE",
+    "RED",
+    "GREEN",
+    "PINK",
+    "ORANGE",
+    "SKY",
+    "draw_mechanism",
+    "draw_workflow",
+]
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #ee901ce1
 PROGRESSION = pd.DataFrame(
@@ -48,7 +59,7 @@ MECHANISM = pd.DataFrame(
     ],
     columns=["panel", "element", "meaning"],
 )
-INK = "#222222"
+_INK = "#222222"
 BLUE, RED, GREEN, PINK, ORANGE, SKY = COLOURS[:6]
 
 
@@ -69,7 +80,7 @@ def _blob(
 # %% ../../nbs/90_paper/40_drawings.ipynb #469185c4
 def put_text(ax: Axes, x: float, y: float, text: str, size: float = 7, **style: Any) -> None:
     "A text in ink, centred at a place unless the style says otherwise."
-    ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": INK, **style})
+    ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size, "color": _INK, **style})
 
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #58c6a6cc

@@ -17,7 +17,9 @@ from sklearn.base import BaseEstimator
 
 from ..cohort.folder import Cohort, load_cohort, save_cohort
 from ..cohort.splits import patient_folds
+from ..core.cache import keep_at
 from ..core.checks import require_columns, require_numbers
+from ..core.code import code_key
 from ..core.compute import Compute
 from ..core.errors import CohortError, DataError, MissingDependencyError, OptionError
 from ..core.files import atomic_folder, atomic_path, cache_dir, content_hash, reference_dir, shipped_yaml
@@ -122,38 +124,42 @@ def _download(name: str, facts: Mapping[str, Any], cache: Path) -> Path:
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #c85908ed
 def cached_table(
     file: str | Path,  # a Parquet file
-    depends_on: Any,  # what `content_hash` takes: if it changes, the table is made again
+    depends_on: Sequence[Any],  # what `content_hash` takes, and tables: if one changes, the table is made again
+    code: Sequence[str],  # modules that make it, as `code_key` takes them
     make: Callable[[], pd.DataFrame],
 ) -> pd.DataFrame:
-    "The table that `make` gives, from the file where it was made from the same before."
-    file, key = Path(file), content_hash(depends_on)
-    if file.is_file():
-        try:
-            kept = pd.read_parquet(file)
-            if kept.attrs.get("key") == key:
-                return kept
-        except (OSError, ValueError):  # cut short or damaged: it is made again
-            pass
-    table = make()
-    table.attrs["key"] = key
-    with atomic_path(file) as path:
-        table.to_parquet(path)
-    return table
+    "The table that `make` gives, from the file where it was made from the same, by the same code, before."
+    parts = [part.to_csv() if isinstance(part, (pd.DataFrame, pd.Series)) else part for part in depends_on]
+
+    def write(path: Path) -> None:
+        with atomic_path(path) as temporary:
+            make().to_parquet(temporary)
+
+    return keep_at(Path(file), content_hash(*parts, code_key(*code)), write, pd.read_parquet)
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #52533247
 def ct_cohort(
     src: Path,  # from `real_folder("owkin")`
-    out: Path,  # in the run folder; imported once
+    out: Path,  # in the run folder; imported again where the source or the code of the import changed
     patients: int | None = None,  # of each centre, for a quick look
 ) -> Cohort:
     "The real CTs as a cohort."
     if patients is not None:
         out = out.with_name(f"{out.name}_{patients}")
-    if not (out / "cohort.yaml").is_file():
+
+    def make(target: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            import_owkin(src if patients is None else _first_of_each(src, Path(folder), patients), out)
-    return load_cohort(out)
+            import_owkin(src if patients is None else _first_of_each(src, Path(folder), patients), target)
+
+    code = code_key("loading.owkin" if patients is None else "paper.real_cohorts")
+    return keep_at(out, content_hash(_listing(src), patients, code), make, load_cohort)
+
+
+# %% ../../nbs/90_paper/80_real_cohorts.ipynb #d66c33e5
+def _listing(folder: Path) -> list[list[Any]]:
+    "Names and sizes of a folder's files."
+    return [[p.relative_to(folder).as_posix(), p.stat().st_size] for p in sorted(folder.rglob("*")) if p.is_file()]
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #3613a9c0
@@ -219,7 +225,7 @@ def _shuffled(cohort: Cohort, patient: str, chosen: Any, seed: int) -> pd.Series
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #9eecc1b1
-def held_out_sets(
+def _held_out_sets(
     y: pd.Series,  # 0 or 1, indexed by patient_id
     centre: pd.Series,  # same patients
     n_splits: int = 5,
@@ -250,7 +256,7 @@ def inside_and_outside(
     tasks = [
         (name, model, X.loc[y.index], kind, there)
         for name, (model, X) in models.items()
-        for kind, there in held_out_sets(y, centre, n_splits, seed)
+        for kind, there in _held_out_sets(y, centre, n_splits, seed)
     ]
     done = joblib.Parallel(n_jobs=jobs)(
         joblib.delayed(fit_predict)(m, X[~there], y[~there], X[there]) for _, m, X, _, there in tasks
@@ -298,7 +304,7 @@ def network_and_hybrid(
     """Held-out probabilities of models `3D-CNN` and `hybrid`, as `inside_and_outside` gives them; nothing in them has
     seen the patients of the set.
     """
-    sets = held_out_sets(y, centre, n_splits, compute.seed)
+    sets = _held_out_sets(y, centre, n_splits, compute.seed)
     run = joblib.delayed(_stacked)
     done = joblib.Parallel(n_jobs=compute.jobs)(
         run(network, crops.loc[y.index], (features, clinical), y, there, inner, compute.seed) for _, there in sets
@@ -397,8 +403,13 @@ def icb_cohort(
     """Patients on PD-(L)1 blockade as a cohort without images: response, PFS in days, PD-L1, TMB, albumin, dNLR; those
     without response are left out.
     """
-    if (out / "cohort.yaml").is_file():
-        return load_cohort(out)
+    key = content_hash(_listing(src), code_key("paper.real_cohorts"))
+    return keep_at(out, key, lambda target: _write_icb(src, target), load_cohort)
+
+
+# %% ../../nbs/90_paper/80_real_cohorts.ipynb #2fd7015a
+def _write_icb(src: Path, out: Path) -> None:
+    "Write the cohort that `icb_cohort` gives."
     tables = [pd.read_csv(src / f"data_clinical_{part}.txt", sep="\t", comment="#") for part in ("patient", "sample")]
     t = tables[0].merge(tables[1], on="PATIENT_ID", validate="one_to_one").dropna(subset="BOR").reset_index(drop=True)
     t["BOR"] = t["BOR"].str.split("/").str[0]  # one patient has `POD/bone`
@@ -422,7 +433,6 @@ def icb_cohort(
             "citation": facts["citation"],
         }
         save_cohort(folder, meta, patients)
-    return load_cohort(out)
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #6532c076
@@ -449,4 +459,7 @@ def robustness_table(
     def make() -> pd.DataFrame:
         return feature_icc(perturbed_features(cases, settings, seed=seed, jobs=jobs))
 
-    return cached_table(folder / "robustness.parquet", [list(patients), settings, seed, "1"], make)
+    files = [path for i in patients for path in (cohort.image_path(i), cohort.mask_path(i))]
+    return cached_table(
+        folder / "robustness.parquet", [list(patients), settings, seed, *files], ["features.robustness"], make
+    )

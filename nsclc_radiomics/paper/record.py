@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from ..core.errors import RunError
 from ..core.files import atomic_path, code_hash, content_hash, read_json, write_json
-from ..core.run import EVIDENCE, Run
+from ..core.run import Evidence, Run
 from ..core.style import COLOURS, STYLE, with_interval
 
 # %% auto #0
@@ -55,11 +55,10 @@ def noted_inputs(run: Run) -> dict[str, dict[str, Any]]:
 
 # %% ../../nbs/90_paper/50_record.ipynb #09585cb3
 def _check_evidence(name: str, evidence: str) -> None:
-    kinds = {kind.strip() for kind in evidence.split("and")}
-    if not kinds or not kinds <= set(EVIDENCE):
-        raise RunError(
-            f"{name}: evidence is {evidence!r}; say which of {', '.join(EVIDENCE)} it is (two are joined by 'and')"
-        )
+    try:
+        Evidence.read(evidence)
+    except RunError as error:
+        raise RunError(f"{name}: {error}") from None
 
 
 # %% ../../nbs/90_paper/50_record.ipynb #ff98d4be
@@ -68,7 +67,7 @@ def save_figure(
     name: str,  # e.g. "figure5_roc_holdout"
     figure: Figure,
     data: pd.DataFrame,  # what was drawn
-    evidence: str,  # "simulated", "real", "reported", or two of them joined by "and"
+    evidence: str,  # "simulated", "real" or "reported", or several joined by " and "
     caption: str,  # said below the figure, and its alternative text unless `alt` is given
     alt: str = "",  # alternative text, where the caption does not say what there is to see
     inputs: Mapping[str, str] | None = None,  # name -> hash of inputs besides the run's
@@ -89,6 +88,7 @@ def save_figure(
         with atomic_path(folder / f"{name}{suffix}") as path:
             figure.savefig(path, metadata=metadata, dpi=300, bbox_inches=frame)
     _save_csv(folder / f"{name}.csv", data)
+    run.note_result("figures", name)
     origin = _origin(run, folder / f"{name}.csv", evidence, caption, inputs)
     write_json(folder / f"{name}.json", origin | {"alt": described})
     plt.close(figure)
@@ -167,6 +167,7 @@ def save_table(
     _check_evidence(name, evidence)
     folder = run.folder("tables")
     _save_csv(folder / f"{name}.csv", table)
+    run.note_result("tables", name)
     shown = table.reset_index() if not isinstance(table.index, pd.RangeIndex) else table
     text = shown.map(
         lambda v: f"{v:.{digits}f}" if isinstance(v, float) and np.isfinite(v) else "" if pd.isna(v) else str(v)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingDependencyError, RunError
-from ..core.files import atomic_path, code_hash, content_hash, project_root, read_json, template
-from .chapters import paper_notebooks, side_by_side
+from ..core.files import atomic_path, content_hash, project_root, read_json, template
+from .chapters import code_of, paper_notebooks, side_by_side
 from .execution import (
     WarmKernel,
     execute_notebook,
@@ -172,14 +172,14 @@ def execute_library(
     folder: Path,  # where executed notebooks are kept between builds
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """The library's notebooks and the reader's guide with outputs, executed where the notebook or the library has
-    changed since.
+    """The library's notebooks and the reader's guide with outputs, executed where the notebook or the code that it
+    imports has changed since.
     """
     guide = project_root() / "nbs" / f"{GUIDE}.ipynb"
     sources = {GUIDE: guide} if guide.is_file() else {}
     sources |= {_page_of(p): p for p in library_notebooks()}
-    code, targets = code_hash(), {name: folder / f"{name}.ipynb" for name in sources}
-    keys = {name: content_hash(code, source) for name, source in sources.items()}
+    targets = {name: folder / f"{name}.ipynb" for name in sources}
+    keys = {name: content_hash(code_of(source), source) for name, source in sources.items()}
 
     def execute(name: str, kernel: WarmKernel) -> None:
         say(f"{name}: running …")

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.folder import Cohort
+from ..core.cache import read_kept
 from ..core.checks import advice, option
+from ..core.code import code_key
 from ..core.compute import Compute, make_rng, show_progress, torch_apart
 from ..core.errors import CohortError, ImageError, MaskError, NsclcError, OptionError
 from ..core.files import atomic_folder, content_hash, read_json, write_json
@@ -81,12 +83,13 @@ def train_segmenter(
     )
     cases = prepare_cases(cohort, chosen, settings)
     split = segmentation_folds([c.patient_id for c in cases], folds, settings.seed)
-    made_of = content_hash(
-        asdict(settings), folds, [(c.patient_id, c.fingerprint, content_hash(c.inside)) for c in cases]
-    )
-    if (out / "training.json").is_file() and read_json(out / "training.json")["made_of"] == made_of:
-        return _read_training(out)
-    if replace_other and (out / "training.json").is_file():
+    own = [(c.patient_id, c.fingerprint, content_hash(c.inside)) for c in cases]
+    made_of = content_hash(asdict(settings), folds, own, outlining_code())
+    same = (read_kept(out / "training.json", read_json) or {}).get("made_of") == made_of
+    kept = read_kept(out, _read_training) if same else None
+    if kept is not None:
+        return kept
+    if same or (replace_other and (out / "training.json").is_file()):
         shutil.rmtree(out)
     with atomic_folder(out) as folder:
         (folder / "masks").mkdir()
@@ -110,6 +113,12 @@ def train_segmenter(
         )
         write_json(folder / "training.json", {"made_of": made_of, "folds": folds})
     return _read_training(out)
+
+
+# %% ../../nbs/30_segmentation/60_segmenter.ipynb #c555abf9
+def outlining_code() -> str:
+    "Hash of the code that trains networks and outlines cohorts; reading and writing single files is no part of it."
+    return code_key("segmentation.segmenter", without=("loading.ct", "loading.seg", "segmentation.bundle"))
 
 
 # %% ../../nbs/30_segmentation/60_segmenter.ipynb #f13c0602
