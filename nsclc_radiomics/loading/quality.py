@@ -28,7 +28,6 @@ from ..core.files import atomic_path, content_hash
 from ..core.style import COLOURS
 from ..core.volume import Volume, grid_difference
 from .mask import read_mask
-from .preprocess import turned_to_lps
 
 # %% auto #0
 __all__ = ["measure", "check_cohort"]
@@ -75,14 +74,13 @@ def measure(
     contact with the edge.
     """
     inside = image.array[mask.array]
-    touching = [mask.array.any(axis=tuple(a for a in range(3) if a != axis))[[0, -1]].any() for axis in range(3)]
-    direction = np.asarray(image.direction).reshape(3, 3)
+    touching = [s.start == 0 or s.stop == n for s, n in zip(mask.bounding_box(), mask.shape)]
     return {
         "size": "×".join(map(str, image.shape[::-1])),
         "spacing": "×".join(f"{s:.4g}" for s in image.spacing),
         "slice_mm": max(image.spacing),
         "orientation": sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.direction),
-        "tilt_degrees": float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0).min(), 0, 1)))),
+        "tilt_degrees": float(np.degrees(np.arccos(np.clip(np.abs(image.direction_matrix).max(axis=0).min(), 0, 1)))),
         "lowest": float(image.array.min()),
         "highest": float(image.array.max()),
         "mean_inside": float(inside.mean(dtype=float)),
@@ -182,17 +180,6 @@ _MARGIN_MM = 25.0
 _HEIGHT = 150  # pixels
 
 
-# %% ../../nbs/20_loading/85_quality.ipynb #e9a44e74
-def _cropped(image: Volume, mask: Volume) -> tuple[Volume, np.ndarray]:
-    "Both around the tumour with a margin."
-    box = []
-    for axis, step in enumerate(image.spacing[::-1]):
-        there = np.flatnonzero(mask.array.any(axis=tuple(a for a in range(3) if a != axis)))
-        pad = int(np.ceil(_MARGIN_MM / step))
-        box.append(slice(max(0, there[0] - pad), there[-1] + pad + 1))
-    return Volume(image.array[tuple(box)], image.spacing, unit=image.unit), mask.array[tuple(box)] > 0
-
-
 # %% ../../nbs/20_loading/85_quality.ipynb #fae4e83a
 def thumbnail(
     image: Volume,
@@ -200,7 +187,9 @@ def thumbnail(
     modality: str = "ct",
 ) -> str:
     "An SVG with an axial and a coronal view through the tumour and its outline, self-contained."
-    part, inside = _cropped(turned_to_lps(image), turned_to_lps(mask))
+    image, mask = image.to_lps(), mask.to_lps()
+    box = mask.bounding_box(_MARGIN_MM)
+    part, inside = image.crop(box), mask.array[box] > 0
     dx, dy, dz = part.spacing
     k, j = int(inside.sum((1, 2)).argmax()), int(inside.sum((0, 2)).argmax())
     views = [(part.array[k], inside[k], dx, dy), (part.array[::-1, j], inside[::-1, j], dx, dz)]

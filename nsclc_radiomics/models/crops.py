@@ -13,14 +13,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 
 from ..cohort.folder import Cohort
 from ..core.checks import require_columns
 from ..core.compute import show_progress, worker_count
 from ..core.errors import DataError, GeometryError, MaskError, NsclcError, OptionError
 from ..core.files import atomic_path, content_hash
-from ..core.volume import Volume, grid_difference
+from ..core.volume import Grid, Volume, grid_difference
 from ..loading.mask import read_mask
 
 # %% auto #0
@@ -77,12 +76,10 @@ def sample_box(
     finest = max(min(volume.spacing), 0.5)
     times = int(np.clip(round(spacing / finest), 1, 4))  # points a voxel along each axis
     step, n = spacing / times, size * times
-    start = [float(c) - step * (n - 1) / 2 for c in centre]
-    image = volume.with_array(volume.array.astype(np.float32)).to_sitk()
-    box = sitk.Resample(
-        image, [n] * 3, sitk.Transform(), sitk.sitkLinear, start, [step] * 3, np.eye(3).ravel().tolist(), outside
+    box = volume.with_array(volume.array.astype(np.float32)).resample_like(
+        Grid.around(centre, (n,) * 3, step), outside=outside
     )
-    fine = sitk.GetArrayFromImage(box).reshape(size, times, size, times, size, times)
+    fine = box.array.reshape(size, times, size, times, size, times)
     return fine.mean(axis=(1, 3, 5))
 
 
@@ -91,12 +88,10 @@ def mask_centre(
     mask: Volume,  # boolean
 ) -> tuple[float, float, float]:
     "Centre of the mask's bounding box in mm, x, y, z in the patient; MaskError where the mask is empty."
-    filled = [np.flatnonzero(mask.array.any(axis=tuple({0, 1, 2} - {axis}))) for axis in (2, 1, 0)]
-    if filled[0].size == 0:
+    if not mask.array.any():
         raise MaskError("the tumour mask is empty: draw it again or leave the patient out")
-    index = np.array([(f[0] + f[-1]) / 2 for f in filled])
-    turn = np.asarray(mask.direction).reshape(3, 3)
-    return tuple((np.asarray(mask.origin) + turn @ (index * mask.spacing)).tolist())
+    middle = [(s.start + s.stop - 1) / 2 for s in mask.bounding_box()]
+    return tuple(mask.index_to_point(middle).tolist())
 
 
 # %% ../../nbs/60_models/40_crops.ipynb #1e5767ba
