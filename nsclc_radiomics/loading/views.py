@@ -316,9 +316,15 @@ def tumour_panels(
 
 # %% ../../nbs/20_loading/90_views.ipynb #810bd1cf
 def _panel(
-    title: str, picture: np.ndarray, inside: np.ndarray, spacing: tuple[float, float], view: str, letters: tuple[str, str, str, str],
-    field: float | None, lines: list[tuple[str, np.ndarray]],
-) -> Panel:  # fmt: skip
+    title: str,
+    picture: np.ndarray,
+    inside: np.ndarray,
+    spacing: tuple[float, float],
+    view: str,
+    letters: tuple[str, str, str, str],
+    field: float | None,
+    lines: list[tuple[str, np.ndarray]],
+) -> Panel:
     "A slice, or a square of `field` mm round its mask, black where the image ends."
     (low, high), step = WINDOWS[view], np.asarray(spacing)
     grey = np.clip((picture.astype(float) - low) / (high - low), 0, 1) * 255

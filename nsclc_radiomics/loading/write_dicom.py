@@ -91,9 +91,10 @@ def _add_pixels(ds: Dataset, volume: Volume, k: int, scale: float) -> None:
     signed = bool(volume.array.min() < intercept)
     slope = 1.0
     if ds.Modality == "PT":
-        slope = max(float(np.abs(plane).max()) * scale, 1e-6) / (32767 if signed else 65000)
+        highest = max(float(np.abs(plane).max()) * scale, 1e-6)
+        slope = float(format_number_as_ds(highest / (32767 if signed else 65000)))  # as it will be read
     ds.RescaleSlope, ds.RescaleIntercept = format_number_as_ds(slope), str(intercept)
-    stored, limits = np.rint((plane * scale - intercept) / float(ds.RescaleSlope)), np.iinfo("i2" if signed else "u2")
+    stored, limits = np.rint((plane * scale - intercept) / slope), np.iinfo("i2" if signed else "u2")
     ds.PixelData = np.clip(stored, limits.min, limits.max).astype("<i2" if signed else "<u2").tobytes()
     ds.ImagePositionPatient = [round(v, 6) for v in volume.index_to_point((k, 0, 0)).tolist()]
     ds.ImageOrientationPatient = [round(v, 9) for v in (*matrix[:, 0].tolist(), *matrix[:, 1].tolist())]
