@@ -125,6 +125,12 @@ def test_the_box_round_a_mask(mask, margin):
         assert 0 <= other.start <= one.start < one.stop <= other.stop <= n
 
 
+def test_a_margin_is_in_mm_along_each_axis():
+    spot = np.zeros((30, 30, 30), bool)
+    spot[15, 15, 15] = True
+    assert Volume(spot, (1, 2, 4)).bounding_box(margin=7) == (slice(13, 18), slice(11, 20), slice(8, 23))
+
+
 def test_boxes_of_arrays():
     spot = np.zeros((4, 6), bool)
     spot[1, 2:4] = True

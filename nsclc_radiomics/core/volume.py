@@ -23,6 +23,18 @@ __all__ = ["Volume"]
 Box = tuple[slice, ...]  # one slice for each axis of an array: z, y, x
 
 
+# %% ../../nbs/00_core/10_volume.ipynb #6d1e8f07
+def _xyz(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #a40c95d3
+def _zyx(values: Sequence[int] | np.ndarray) -> tuple[int, int, int]:
+    z, y, x = values
+    return int(z), int(y), int(x)
+
+
 # %% ../../nbs/00_core/10_volume.ipynb #2d20ec02
 def _identity() -> tuple[float, ...]:
     return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -35,7 +47,11 @@ class Geometry:
     An index is z, y, x as in an array; a point is x, y, z in mm in the patient (LPS).
     """
 
-    shape: tuple[int, int, int]  # voxels along z, y, x
+    if TYPE_CHECKING:
+
+        @property
+        def shape(self) -> tuple[int, int, int]: ...
+
     spacing: tuple[float, float, float]  # mm, x, y, z
     origin: tuple[float, float, float]  # centre of the first voxel, mm, x, y, z
     direction: tuple[float, ...]  # nine cosines, row by row, as SimpleITK has them
@@ -71,7 +87,7 @@ class Geometry:
     @property
     def centre(self) -> tuple[float, float, float]:
         "The point in the middle of all voxels."
-        return tuple(self.index_to_point((np.array(self.shape) - 1) / 2).tolist())
+        return _xyz(self.index_to_point((np.array(self.shape) - 1) / 2))
 
     @property
     def corners(self) -> np.ndarray:
@@ -91,16 +107,16 @@ class Geometry:
 
     def nearest_voxel(self, point: Sequence[float]) -> tuple[int, int, int]:
         "The voxel (z, y, x) nearest to a point in mm (x, y, z); OptionError where it lies outside the grid."
-        point = np.asarray(point, float)
-        if point.shape != (3,) or not np.isfinite(point).all():
-            raise OptionError(f"a point is three numbers of mm (x, y, z), got {point.tolist()}")
-        index = np.rint(self.point_to_index(point)).astype(int)
+        place = np.asarray(point, float)
+        if place.shape != (3,) or not np.isfinite(place).all():
+            raise OptionError(f"a point is three numbers of mm (x, y, z), got {place.tolist()}")
+        index = np.rint(self.point_to_index(place)).astype(int)
         if (index < 0).any() or (index >= self.shape).any():
             raise OptionError(
-                f"the point {tuple(round(float(p), 1) for p in point)} mm lies outside the image: it would be voxel"
+                f"the point {tuple(round(float(p), 1) for p in place)} mm lies outside the image: it would be voxel"
                 f" {tuple(index.tolist())} of {self.shape} (z, y, x); give it in mm in the patient (x, y, z)"
             )
-        return tuple(index.tolist())
+        return _zyx(index)
 
 
 # %% ../../nbs/00_core/10_volume.ipynb #c5d3a7e9
@@ -124,15 +140,18 @@ class Grid(Geometry):
         spans = [s.indices(n) for s, n in zip(box, self.shape, strict=True)]
         if any(step != 1 or stop <= start for start, stop, step in spans):
             raise GeometryError(f"the box {box} holds no block of voxels of a grid of shape {self.shape}")
-        origin = self.index_to_point([start for start, _, _ in spans])
-        return Grid(tuple(stop - start for start, stop, _ in spans), self.spacing, tuple(origin), self.direction)
+        shape, origin = (
+            [stop - start for start, stop, _ in spans],
+            self.index_to_point([start for start, _, _ in spans]),
+        )
+        return Grid(_zyx(shape), self.spacing, _xyz(origin), self.direction)
 
-    def centred(self, spacing: Sequence[float], shape: Sequence[int]) -> Grid:
+    def centred(self, spacing: Sequence[float] | np.ndarray, shape: Sequence[int] | np.ndarray) -> Grid:
         "A grid with the same centre and axes: voxels of `spacing` mm (x, y, z), `shape` of them along z, y, x."
         size, old = np.array(shape)[::-1], np.array(self.shape)[::-1]
         shift = (old - 1) / 2 * self.spacing - (size - 1) / 2 * np.asarray(spacing)
         origin = np.asarray(self.origin) + self.direction_matrix @ shift
-        return Grid(tuple(shape), tuple(spacing), tuple(origin), self.direction)
+        return Grid(_zyx(shape), _xyz(spacing), _xyz(origin), self.direction)
 
     @classmethod
     def around(
@@ -141,7 +160,7 @@ class Grid(Geometry):
         "A grid of cubic voxels of `spacing` mm, `shape` of them along z, y, x, whose middle is a point (mm, x, y, z)."
         matrix = np.asarray(direction).reshape(3, 3)
         origin = np.asarray(point, float) - matrix @ ((np.array(shape)[::-1] - 1) / 2 * spacing)
-        return cls(tuple(shape), (spacing,) * 3, tuple(origin), direction)
+        return cls(_zyx(shape), (spacing, spacing, spacing), _xyz(origin), direction)
 
 
 # %% ../../nbs/00_core/10_volume.ipynb #d07a9e52

@@ -268,7 +268,7 @@ def write_series(
     volume: Volume,  # HU for CT, whatever `Units` says for PET
     folder: str | Path,
     modality: str = "CT",  # "CT" or "PT"
-    attributes: Mapping[str, Any] | None = None,  # header values by keyword, in place of the defaults; None removes one
+    attributes: Mapping[str, Any] | None = None,  # header values by keyword, replacing the defaults; None removes one
 ) -> list[Path]:
     """Write a volume as a DICOM series for examples and tests; the files in the order of the slices.
 
