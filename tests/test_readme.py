@@ -182,6 +182,7 @@ def test_make_starts_what_the_line_says(line, clone):
     commands = clone / ".venv" / "bin"
     commands.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(clone / "requirements.lock", clone / ".venv" / "installed.lock")
+    shutil.copyfile(clone / "settings.ini", clone / ".venv" / "installed.ini")
     for command in ("python", "nsclc-radiomics"):
         (commands / command).write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
         (commands / command).chmod(0o755)
