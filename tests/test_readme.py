@@ -133,6 +133,8 @@ def test_there_is_something_to_execute():
         "sh",
         "python",
     }  # another one, or none, would be read by nobody
+    assert README.index("```python") < README.index("```sh") and len([x for x in PYTHON[0].splitlines() if x]) == 6
+    assert len(README.splitlines()) < 130
     assert not blocks(PROSE)  # the page prints its commands as indented lines
 
 
