@@ -187,7 +187,20 @@ def widen(box: Box, margin: Any, shape: tuple[int, ...]) -> Box:
 # %% ../../nbs/00_core/10_volume.ipynb #f3fdacf0
 @dataclass(frozen=True, eq=False)
 class Volume(Geometry):
-    "A 3-D image with its geometry and unit."
+    """A 3-D image with its geometry and unit; it cannot be changed, `with_array` gives the same grid with other values.
+
+    `array` has the shape (z, y, x); `spacing` (mm), `origin` (mm) and points are in the order x, y, z, in the patient
+    (LPS).
+
+    Raises ImageError for an array that is not 3-D or is empty, a spacing that is not positive, a direction that is no
+    rotation.
+
+    Source: geometry as in ITK (SimpleITK), patient coordinates as in DICOM PS3.3 C.7.6.2.
+
+    >>> import numpy as np
+    >>> nr.Volume(np.zeros((10, 20, 20), np.int16), spacing=(1, 1, 2.5), unit="HU").voxel_volume
+    2.5
+    """
 
     array: np.ndarray  # (z, y, x)
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm, in the order x, y, z

@@ -5,7 +5,6 @@
 # %% ../../nbs/60_models/40_crops.ipynb #c19c42e8
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.folder import Cohort
+from ..core.cache import Cache
 from ..core.checks import require_columns
+from ..core.code import code_key
 from ..core.compute import show_progress, worker_count
 from ..core.errors import DataError, GeometryError, MaskError, NsclcError, OptionError
-from ..core.files import atomic_path, content_hash
+from ..core.files import content_hash
 from ..core.volume import Grid, Volume, grid_difference
 from ..loading.mask import read_mask
 
@@ -149,9 +150,17 @@ def crop_cohort(
     Each element of `crop` has shape (channels, size, size, size). DataError where no patient has a usable image.
     """
     ids = list(cohort.ids if ids is None else ids)
-    file = _cache_file(cohort, ids, settings, cache) if cache is not None else None
-    if file is not None and file.is_file():
-        return _read_crops(file)
+    if cache is None:
+        return _crop(cohort, ids, settings, jobs, progress)
+    kept = Cache(Path(cache), _read_crops, _write_crops, "crops-{key}.npz")
+    return kept.get(_crops_key(cohort, ids, settings), lambda: _crop(cohort, ids, settings, jobs, progress))
+
+
+# %% ../../nbs/60_models/40_crops.ipynb #fb759245
+def _crop(
+    cohort: Cohort, ids: list[str], settings: CropSettings, jobs: int | None, progress: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "What `crop_cohort` gives, made now."
     tasks = (joblib.delayed(_crop_patient)(cohort, patient_id, settings) for patient_id in ids)
     results = joblib.Parallel(n_jobs=worker_count(jobs, len(ids)), return_as="generator")(tasks)
     found = dict(zip(ids, show_progress(results, "crops", len(ids), shown=progress)))
@@ -162,10 +171,6 @@ def crop_cohort(
     if not crops:
         first = f"{ids[0]}: {found[ids[0]]}" if ids else "no ids were given"
         raise DataError(f"no patient of {cohort.path} has a usable image; {first}")
-    if file is not None:
-        with atomic_path(file) as temporary:
-            stacked, reasons = np.stack(list(crops.values())), failures.to_numpy(str).reshape(-1, 2)
-            np.savez(temporary, ids=np.array(list(crops)), crops=stacked, failures=reasons)
     return _as_table(list(crops), list(crops.values())), failures
 
 
@@ -191,21 +196,25 @@ def _as_table(ids: Sequence[str], crops: Sequence[np.ndarray]) -> pd.DataFrame:
 
 
 # %% ../../nbs/60_models/40_crops.ipynb #c8da884b
-def _cache_file(cohort: Cohort, ids: Sequence[str], settings: CropSettings, folder: str | Path) -> Path:
-    "The name under which these patients' arrays are kept: it depends on settings, code, and the bytes of all images."
-    code = [inspect.getsource(function) for function in (sample_box, mask_centre, tumour_crop, _window, _crop_patient)]
+def _crops_key(cohort: Cohort, ids: Sequence[str], settings: CropSettings) -> str:
+    "Hash of what these patients' arrays follow from: settings, code, who has which image, and the bytes of all images."
+    has = [[i, cohort.has(i, "ct"), cohort.has(i, "pet")] for i in ids]
     files = [path for i in ids if (path := cohort.path / "images" / i).is_dir()]
-    return Path(folder) / f"crops-{content_hash(asdict(settings), code, list(ids), *files)[:16]}.npz"
+    return content_hash(asdict(settings), code_key("models.crops"), has, *files)[:16]
 
 
 # %% ../../nbs/60_models/40_crops.ipynb #f07456fd
 def _read_crops(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            failures = pd.DataFrame(kept["failures"], columns=["patient_id", "reason"])
-            return _as_table(kept["ids"].tolist(), list(kept["crops"])), failures
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"{file}: is damaged ({error}); remove it, and the crops are made again") from None
+    with np.load(file, allow_pickle=False) as kept:
+        failures = pd.DataFrame(kept["failures"], columns=["patient_id", "reason"])
+        return _as_table(kept["ids"].tolist(), list(kept["crops"])), failures
+
+
+# %% ../../nbs/60_models/40_crops.ipynb #444991e9
+def _write_crops(file: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    crops, failures = made
+    stacked, reasons = np.stack(list(crops["crop"])), failures.to_numpy(str).reshape(-1, 2)
+    np.savez(file, ids=np.array(list(crops.index)), crops=stacked, failures=reasons)
 
 
 # %% ../../nbs/60_models/40_crops.ipynb #a956bcbb
