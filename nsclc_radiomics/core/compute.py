@@ -70,7 +70,7 @@ def show_progress(
     plain line now and then.
     """
     notebook = "ipykernel.kernelapp" in sys.modules
-    total = done + len(work) if total is None else total
+    total = done + len(work) if total is None else total  # type: ignore[arg-type]  # without a total it has a length
     if shown is False or (shown is None and notebook):
         yield from work
     elif notebook or sys.stderr.isatty():

@@ -249,8 +249,8 @@ def added_value(
     without, with_score = (out_of_fold(model, part, labels, folds[known])[0] for part in (base, full))
     paired, n = paired_by_fold(labels, with_score, without, folds[known]), len(labels)
     statistic, p = likelihood_ratio(labels, base, full)
-    rows = [("AUC of markers", paired["auc_b"]), ("AUC of markers and score", paired["auc_a"])]
-    rows = [(f"{name}, cross-validated", value, np.nan, np.nan, np.nan, n) for name, value in rows]
+    areas = [("AUC of markers", paired["auc_b"]), ("AUC of markers and score", paired["auc_a"])]
+    rows = [(f"{name}, cross-validated", value, np.nan, np.nan, np.nan, n) for name, value in areas]
     rows.append(("difference in AUC", paired["difference"], paired["low"], paired["high"], paired["p"], n))
     rows.append(("likelihood ratio chi-square", statistic, np.nan, np.nan, p, n))
     table = pd.DataFrame(rows, columns=["question", "value", "low", "high", "p", "n"])

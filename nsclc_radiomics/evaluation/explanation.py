@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -107,7 +107,8 @@ def grad_cam(
     Selvaraju et al., ICCV 2017; Draelos and Carin, arXiv:2011.08891. OptionError for a layer, look or class that is not
     there.
     """
-    torch, parts, kept = need_torch(), dict(model.network_.named_modules()), {}
+    torch, parts = need_torch(), dict(model.network_.named_modules())
+    kept: dict[str, Any] = {}
     name = attention_layer(model) if layer is None else layer
     if name not in parts or towards not in (None, 0, 1):
         raise OptionError(
@@ -294,7 +295,7 @@ def randomised(
         torch.manual_seed(int(make_rng(seed, "randomised").integers(2**62)))
         for part in drawn.network_.modules():
             if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+                part.reset_parameters()  # type: ignore[operator]  # asked for one line above
     drawn.network_.eval()
     return drawn
 
@@ -516,7 +517,7 @@ def plot_shap(
 ) -> tuple[Figure, pd.DataFrame]:
     "A summary for each model, one point a patient for each of its most used features, and the table of what was drawn."
     heights = [0.9 + 0.26 * min(top, e.values.shape[1]) for e in explained.values()]
-    shape = {"figsize": (6.8, sum(heights)), "height_ratios": heights, "layout": "constrained"}
+    shape: dict[str, Any] = {"figsize": (6.8, sum(heights)), "height_ratios": heights, "layout": "constrained"}
     fig, axes = plt.subplots(len(explained), 1, squeeze=False, **shape)
     drawn = []
     for ax, (name, e) in zip(axes[:, 0], explained.items()):
@@ -587,7 +588,9 @@ def baseline_checks(
     Each seed makes a model on a bootstrap sample of the patients. These models are compared with each other, and each
     with a model of the same seed on permuted labels.
     """
-    true, permuted, gaps = [], [], []
+    true: list[pd.Series] = []
+    permuted: list[pd.Series] = []
+    gaps: list[float] = []
     for seed in seeds:
         rng = make_rng(seed, "explanation")
         rows = np.concatenate([rng.choice(np.flatnonzero(y == k), int((y == k).sum())) for k in (0, 1)])
@@ -599,7 +602,7 @@ def baseline_checks(
             found.append(explained.importance())
     stable = [importance_agreement(a, b)[1] for a, b in combinations(true, 2)]
     lot = [importance_agreement(a, b)[1] for a, b in zip(true, permuted)]
-    rows = [
+    checks = [
         ("additivity", "shares add up: largest error", float(max(gaps)), "below 1e-6", max(gaps) < 1e-6),
         (
             "stability",
@@ -619,7 +622,7 @@ def baseline_checks(
     known = {"low": np.nan, "high": np.nan, "patients": len(X_new)}
     facts = [
         {"key": k, "check": c, "value": v, "bound": b, "holds": "yes" if holds else "no", **known}
-        for k, c, v, b, holds in rows
+        for k, c, v, b, holds in checks
     ]
     return pd.DataFrame(facts)
 

@@ -170,7 +170,7 @@ def plot_learning(
     fig, ax = plt.subplots(figsize=(5.2, 3.7), layout="constrained")
     if bayes is not None:
         ax.axhline(bayes, color="0.3", lw=1, ls="--")
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         ax.annotate("Bayes-optimal", (0.01, bayes), (0, 3), **place, fontsize=8, color="0.3")
     for k, (name, curve) in enumerate(curves.items()):
         mean = curve.groupby("patients").test.mean()
@@ -336,13 +336,13 @@ def plot_reports(
     heights = np.arange(len(reports), 0, -1)
     for value, name, dash in ((truth, "truth", ":"), (claim, "claim", "--")):
         ax.axvline(value, color="0.4", lw=1, ls=dash)
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(name, (value, 1), (0, 2), **place, fontsize=8, ha="center", color="0.3")
     ax.hlines(heights, reports.low, reports.high, color=COLOURS[0], lw=2)
     ax.plot(reports["mean"], heights, "o", color=COLOURS[0], ms=5)
     for height, row in zip(heights, reports.itertuples()):
         text = f"{row.probability:.1%}" if row.reaching else f"0 of {row.studies:,}"
-        ax.text(1.02, height, text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
+        ax.text(1.02, float(height), text, va="center", fontsize=8, transform=ax.get_yaxis_transform())
     ax.text(1.02, 1.01, "reach the claim", transform=ax.transAxes, fontsize=7, va="bottom")
     ax.set_yticks(heights, reports.way, fontsize=8)
     ax.set(xlabel="reported AUC (mean and 95 % of the studies)", ylim=(0.4, len(reports) + 0.6), xlim=(0.5, 1))

@@ -31,13 +31,13 @@ class Frame:
     spacing: tuple[float, float, float]  # z, y, x
 
     @cached_property
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> tuple[slice, ...]:
         "The smallest box that holds the mask."
         return bounding_box(self.mask)
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #1c6881e0
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     "Slices of the smallest box that holds a mask of at least one voxel."
     box = []
     for axis in range(mask.ndim):
@@ -97,10 +97,10 @@ def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tu
     grid.SetInterpolator(sitk.sitkNearestNeighbor)
     resampled_mask = Volume.from_sitk(grid.Execute(whole), "mask")
     margin = _SPLINE_MARGIN + np.ceil(pad / ratio).astype(int)
-    near = crop(image, widen(box, margin[::-1], image.shape)).to_sitk()
-    grid.SetOutputPixelType(near.GetPixelID())
+    part = crop(image, widen(box, margin[::-1], image.shape)).to_sitk()
+    grid.SetOutputPixelType(part.GetPixelID())
     grid.SetInterpolator(getattr(sitk, setting.get("interpolator") or "sitkBSpline"))
-    return Volume.from_sitk(grid.Execute(near), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
+    return Volume.from_sitk(grid.Execute(part), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #162beda6

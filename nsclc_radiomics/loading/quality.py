@@ -75,7 +75,8 @@ def measure(
     contact with the edge.
     """
     inside = image.array[mask.array]
-    touching = [mask.array.any(axis=tuple(a for a in range(3) if a != axis))[[0, -1]].any() for axis in range(3)]
+    ends = [np.asarray(mask.array.any(axis=tuple(a for a in range(3) if a != axis)))[[0, -1]] for axis in range(3)]
+    touching = [end.any() for end in ends]
     direction = np.asarray(image.direction).reshape(3, 3)
     return {
         "size": "×".join(map(str, image.shape[::-1])),

@@ -265,7 +265,7 @@ def write_series(
             header.Units = "BQML"
         for keyword, value in attributes.items():
             if value is None:
-                header.pop(tag_for_keyword(keyword), None)
+                header.pop(tag_for_keyword(keyword) or 0, None)
             else:
                 setattr(header, keyword, value)
         files.append(folder / f"{modality}{k:04d}.dcm")

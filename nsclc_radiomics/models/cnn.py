@@ -345,6 +345,7 @@ def _train(model: CNN3DClassifier, volumes: np.ndarray, target: np.ndarray, devi
     for epoch in show_progress(left, "training the 3D-CNN", unit="epochs", done=len(history), shown=model.progress):
         if model.augmentation is not None and (shown is None or epoch % model.augment_every == 0):
             shown = _redraw(model, data[0], epoch // model.augment_every)
+        assert shown is not None
         loss = _epoch(model, network, optimizer, (shown, data[1]), rows, epoch)
         watched = _validation_loss(model, network, data, aside) if len(aside) else math.nan
         history.append((epoch + 1, loss, watched))
@@ -391,7 +392,7 @@ def _redraw(model: CNN3DClassifier, volumes: torch.Tensor, times: int) -> torch.
 
 # %% ../../nbs/60_models/60_cnn.ipynb #56c7d944
 def _augmentation(model: CNN3DClassifier) -> Augmentation:
-    return Augmentation() if model.augmentation == "paper" else model.augmentation
+    return model.augmentation if isinstance(model.augmentation, Augmentation) else Augmentation()
 
 
 # %% ../../nbs/60_models/60_cnn.ipynb #9af658ae

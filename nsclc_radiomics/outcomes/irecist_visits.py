@@ -66,7 +66,7 @@ def irecist_of_patient(visits: Sequence[Any], rules: Rules) -> list[tuple[str, s
         why = _worse(v, pending) if pending else ""
         due = pending is not None and _in_time(v.day - pending.day, rules)
         shrunk = pending is not None and _RANK[v.target] <= _RANK["PR"] and _RANK[v.target] < pending.rank
-        if shrunk and pending.new and not v.n_added:
+        if shrunk and pending is not None and pending.new and not v.n_added:
             new = False
         target = "PD" if v.again else v.target
         code = irecist_overall(target, v.non_target, new, pending is not None, bool(why) and due)

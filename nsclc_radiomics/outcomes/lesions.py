@@ -285,9 +285,9 @@ def target_response(v: pd.DataFrame, confirm: bool, rules: Rules, until_pd: bool
     worse = (v["n_evaluated"] > 0) & (grown >= 5 - EPSILON_MM) & (v["partial_mm"] >= 1.2 * v["nadir_mm"] - EPSILON_MM)
     gone = complete & (v["n_left"] == 0).to_numpy()
     less = complete & (v["sum_mm"] <= 0.7 * v["baseline_sum_mm"] + EPSILON_MM).to_numpy()
-    code = np.select([v["n_targets"] == 0, gone, worse, less, complete], [None, "CR", "PD", "PR", "SD"], "NE").astype(
-        object
-    )
+    choices = [v["n_targets"] == 0, gone, worse, less, complete]
+    codes: list[Any] = [None, "CR", "PD", "PR", "SD"]
+    code = np.select(choices, codes, "NE").astype(object)
     if rules.pr_against == "nadir":
         code = np.where((code == "SD") & _held(v, code, confirm, rules), "PR", code)
     return code
@@ -317,7 +317,8 @@ def non_target_response(rows: pd.DataFrame, visits: pd.DataFrame) -> tuple[np.nd
         count_by_visit(rows, mine & rows["seen"].to_numpy(), n),
     )
     choices = [number == 0, progressed > 0, gone + seen < number, gone == number]
-    return np.select(choices, [None, "PD", "NE", "CR"], NON).astype(object), seen
+    codes: list[Any] = [None, "PD", "NE", "CR"]
+    return np.select(choices, codes, NON).astype(object), seen
 
 
 # %% ../../nbs/50_outcomes/30_lesions.ipynb #44cc27dd

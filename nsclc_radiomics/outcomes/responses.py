@@ -293,7 +293,7 @@ def _spans(values: np.ndarray) -> list[tuple[Any, int, int]]:
     if not len(values):
         return []
     edges = np.flatnonzero(np.r_[True, values[1:] != values[:-1], True])
-    return [(values[a], a, b) for a, b in pairwise(edges)]
+    return [(values[a], int(a), int(b)) for a, b in pairwise(edges)]
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #ba4ed82a

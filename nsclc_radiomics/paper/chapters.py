@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def run_paper(
         raise OptionError(f"at_once must be 1 or more, got {at_once}")
     inputs, started = note_run(folder, cohort, profile, seed), time.monotonic()
     parameters = {"run": shown_path(folder.path), "cohort": cohort, "profile": profile, "seed": seed}
-    needs, keys, public = {name: needed_by(name, list(notebooks)) for name in notebooks}, {}, _public_files()
+    needs, public = {name: needed_by(name, list(notebooks)) for name in notebooks}, _public_files()
+    keys: dict[str, str] = {}
     for name, source in notebooks.items():
         keys[name] = content_hash(
             parameters,
@@ -136,7 +137,8 @@ def side_by_side(
     interruption at once.
     """
     kernels = [WarmKernel(cwd)] if plan.waiting else []
-    pool, running, failed = ThreadPoolExecutor(plan.at_once), {}, None
+    pool, failed = ThreadPoolExecutor(plan.at_once), None
+    running: dict[Future[None], str] = {}
     try:
         with kernel_environment(), contextlib.chdir(cwd):  # papermill changes both for the whole process
             while running or (plan.waiting and not failed):

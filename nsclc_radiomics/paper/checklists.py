@@ -96,7 +96,7 @@ def software_can(
         return False
     module, _, function = name.rpartition(".")
     place = find_spec(f"nsclc_radiomics.{module}")
-    if place is None:
+    if place is None or place.origin is None:
         return False
     text = Path(place.origin).read_text(encoding="utf-8")
     return function == "*" or bool(re.search(rf"^(def|class) {re.escape(function)}\b", text, re.M))

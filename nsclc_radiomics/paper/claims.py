@@ -195,9 +195,10 @@ def _judge_superior(
     count.
     """
     for which in ("holdout", "cross_validated"):
-        mine = {m: numbers.get(f"{which}.{rule['model']}.{m}") for m in rule["metrics"]}
+        found = {m: numbers.get(f"{which}.{rule['model']}.{m}") for m in rule["metrics"]}
+        mine = {m: entry for m, entry in found.items() if entry}
         others = {o: numbers[f"{which}.{o}.auc"] for o in rule["others"] if f"{which}.{o}.auc" in numbers}
-        if all(mine.values()) and others:
+        if all(found.values()) and others:
             break
     else:
         return None
@@ -236,7 +237,9 @@ def _judge_superior(
 # %% ../../nbs/90_paper/25_claims.ipynb #11afafea
 def _paired(tests: pd.DataFrame | None, which: str, model: str, other: str) -> pd.Series | None:
     "The paired test of two models' AUCs, as model minus other; None where none was made."
-    for sign, (a, b) in () if tests is None else ((1, (model, other)), (-1, (other, model))):
+    if tests is None:
+        return None
+    for sign, (a, b) in ((1, (model, other)), (-1, (other, model))):
         for row in tests[(tests["set"] == which) & (tests["model_a"] == a) & (tests["model_b"] == b)].to_dict(
             "records"
         ):
@@ -272,9 +275,14 @@ def weigh(
         keys, rule = claim.get("keys", {}), claim["rule"]
         if rule["kind"] == "superior":
             keys = {"simulated": f"holdout.{rule['model']}.{rule['metrics'][0]}", **keys}
-        per = {kind: obtained(numbers, keys.get(kind)) for kind in ("simulated", "published", "null", "real")}
+        per: dict[str, Numbers] = {
+            kind: obtained(numbers, keys.get(kind)) for kind in ("simulated", "published", "null", "real")
+        }
         own = {k: e for k, e in per["simulated"].items() if e["evidence"] == "real"}  # a run on real patients
-        per |= {"real": per["real"] | own, "simulated": {k: e for k, e in per["simulated"].items() if k not in own}}
+        per |= {
+            "real": {**per["real"], **own},
+            "simulated": {k: e for k, e in per["simulated"].items() if k not in own},
+        }
         verdict, why = _verdict(claim, per, numbers, tests, titles, found)
         shown = [_said_all(per[kind]) or ("not obtained in this run" if kind in keys else "") for kind in per]
         rows.append((claim["id"], claim["line"], claim["quote"], claim["says"], *shown, verdict, why))

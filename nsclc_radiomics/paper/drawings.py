@@ -24,6 +24,7 @@ from ..core.style import COLOURS
 
 if TYPE_CHECKING:
     import torch
+    from torch.nn import Module
 
 # %% auto #0
 __all__ = ["draw_mechanism", "layer_shapes", "draw_network", "draw_workflow"]
@@ -106,7 +107,7 @@ def _panel(ax: Axes, letter: str, title: str, width: float, height: float) -> No
     "An empty panel with its letter, in units that are equal on both axes."
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.set_axis_off()
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.1", "fc": "none", "ec": "0.8", "lw": 0.8}
+    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.1", "fc": "none", "ec": "0.8", "lw": 0.8}
     ax.add_patch(FancyBboxPatch((0.04, 0.04), width - 0.08, height - 0.08, **shape))
     _say(ax, 0.14, height - 0.2, letter, 10, ha="left", weight="bold")
     _say(ax, 0.42, height - 0.2, title, 8, ha="left")
@@ -256,7 +257,7 @@ def layer_shapes(
     start = torch.ones((2, *input_shape), device=device)
     seen: list[tuple[str, Any]] = [("input", start)]  # kept alive, so that no later tensor is taken for an earlier one
 
-    def note(name: str, layer: torch.nn.Module, given: tuple[Any, ...], made: Any) -> None:
+    def note(name: str, layer: Module, given: tuple[Any, ...], made: Any) -> None:
         after = next((n for n, t in reversed(seen) if t.data_ptr() == given[0].data_ptr()), "")
         facts = {"layer": name, "kind": type(layer).__name__, "detail": _detail(layer), "output": tuple(made.shape[1:])}
         rows.append({**facts, "weights": sum(p.numel() for p in layer.parameters()), "after": after})
@@ -396,7 +397,7 @@ def _draw_sides(ax: Axes, stages: pd.DataFrame, main: pd.DataFrame, sides: set[i
     join = next((at[s] for s in main.stage[main.source < 0] if s), len(main) - 1)
     place = [(_PITCH * (p % _IN_A_ROW), -_FALL * (p // _IN_A_ROW)) for p in range(join + 1)]
     end, bottom = place[join][0] + 0.28, place[join][1] - 2.2
-    style = {"color": "0.35", "lw": 0.9, "zorder": 0}
+    style: dict[str, Any] = {"color": "0.35", "lw": 0.9, "zorder": 0}
     for side in stages[stages.stage.isin(sides)].itertuples():
         x, y = place[at[side.source]]
         down = x + _PITCH - 0.22
@@ -422,7 +423,7 @@ def _array(ax: Axes, x: float, y: float, row: Any, widest: int) -> tuple[float, 
         _cuboid(ax, x, y, edge, depth, _KINDS[row.kind])
         return depth + 0.42 * edge, 0.8 * edge
     edge, colour = 0.28 + 0.22 * math.log2(row.output[0] + 1), _KINDS[row.kind]
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.06", "fc": colour, "alpha": 0.6, "ec": colour}
+    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "fc": colour, "alpha": 0.6, "ec": colour}
     ax.add_patch(FancyBboxPatch((x + 0.2, y - edge / 2), 0.16, edge, **shape))
     return 0.56, edge / 2
 
@@ -564,7 +565,7 @@ def _size(step: str) -> tuple[float, float]:
 def _flow(ax: Axes, start: str, end: str) -> None:
     "An arrow from step to step; what comes back from monitoring is dashed."
     (x0, y0), (x1, y1), (w, h), (w1, h1) = _corner(start), _corner(end), _size(start), _size(end)
-    style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.3", "lw": 1.2}
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.3", "lw": 1.2}
     if start == "monitoring":
         edge = x1 + w1 + 0.12
         corners = [(x0 + w, y0 + h / 2), (edge, y0 + h / 2), (edge, y1 + h1 / 2), (x1 + w1, y1 + h1 / 2)]

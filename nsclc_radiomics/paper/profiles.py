@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..cohort.folder import Cohort, load_cohort
 from ..core.errors import (
@@ -150,7 +151,10 @@ def note_run(
     """
     size = find_profile(profile)
     made = _cohort_hash(run, cohort) if cohort else content_hash(size.patients, size.external, seed, code_hash())
-    noted = {"parameters": {"cohort": cohort, "profile": profile, "seed": seed}, "inputs": {"cohort": made}}
+    noted: dict[str, Any] = {
+        "parameters": {"cohort": cohort, "profile": profile, "seed": seed},
+        "inputs": {"cohort": made},
+    }
     before = noted_inputs(run)
     if before != noted:
         if before["parameters"] and (

@@ -330,7 +330,8 @@ def _stacked(
     rest, asked = y.index[~there], y.index[there]
     score = out_of_fold(network, crops.loc[rest], y[rest], patient_folds(y[rest], inner, seed), 1)[0]
     p = fit_predict(network, crops.loc[rest], y[rest], crops.loc[asked])[1]
-    known, new = (hybrid_table(*(t.loc[s.index] for t in tables), s) for s in (score, p))
+    radiomic, clinical = tables
+    known, new = (hybrid_table(radiomic.loc[s.index], clinical.loc[s.index], s) for s in (score, p))
     return {"3D-CNN": p, "hybrid": fit_predict(make_model("hybrid", tune=False, seed=seed), known, y[rest], new)[1]}
 
 
@@ -486,7 +487,9 @@ def all_aucs(
 
     Each model on each set of patients once: no controls, differences or learning curves.
     """
-    rows = [("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
+    rows: list[tuple[Any, ...]] = [
+        ("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()
+    ]
     rows.append(("other groups", "external validations", None, *EXTERNAL_VALIDATIONS, "reported"))
     own = {key: entry for key, entry in numbers.items() if _COMPARED.fullmatch(key)}
     for kind in ("simulated", "real"):

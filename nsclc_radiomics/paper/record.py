@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL.Image
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -31,7 +32,7 @@ __all__ = ["use_style", "save_figure", "save_table", "reported_beside_obtained"]
 # %% ../../nbs/90_paper/50_record.ipynb #5e872694
 def use_style() -> None:
     "Set this project's figure style for all figures drawn after."
-    mpl.rcParams.update({**STYLE, "axes.prop_cycle": mpl.cycler(color=COLOURS)})
+    mpl.rcParams.update({**STYLE, "axes.prop_cycle": cycler(color=COLOURS)})  # type: ignore[dict-item]
 
 
 # %% ../../nbs/90_paper/50_record.ipynb #a3955020
@@ -92,7 +93,10 @@ def save_figure(
     origin = _origin(run, folder / f"{name}.csv", evidence, caption, inputs)
     write_json(folder / f"{name}.json", origin | {"alt": described})
     plt.close(figure)
-    figure._ipython_display_ = lambda: _show_figure(folder / f"{name}.png", described, _small_print(origin, "figures"))
+    shown = folder / f"{name}.png"
+    figure._ipython_display_ = lambda: _show_figure(  # type: ignore[attr-defined]
+        shown, described, _small_print(origin, "figures")
+    )
     return figure
 
 

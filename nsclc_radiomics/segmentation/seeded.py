@@ -19,14 +19,14 @@ __all__ = ["segment_seeded"]
 
 
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #aa53204b
-def point_of(image: Volume, index: Sequence[float]) -> tuple[float, float, float]:
+def point_of(image: Volume, index: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     "The place in the patient, mm in the order x, y, z, of a voxel given as (z, y, x)."
     step = np.asarray(index, float)[::-1] * image.spacing
     return tuple((np.asarray(image.origin) + np.asarray(image.direction).reshape(3, 3) @ step).tolist())
 
 
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #a6fb4617
-def index_of(image: Volume, point: Sequence[float]) -> tuple[int, int, int]:
+def index_of(image: Volume, point: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
     "The voxel (z, y, x) nearest to a place in mm (x, y, z); OptionError where it lies outside the image."
     point = np.asarray(point, float)
     if point.shape != (3,) or not np.isfinite(point).all():
@@ -167,7 +167,7 @@ def segment_seeded(
     cube, inside = region_around(image, point, SEED_STEP, cells)
     middle = np.full(3, cells // 2)
     distance = SEED_STEP * np.sqrt(((np.indices(inside.shape).T - middle) ** 2).sum(-1)).T
-    smooth = sitk.DiscreteGaussian(cube, 1.2**2)
+    smooth = sitk.DiscreteGaussian(cube, 1.2**2)  # type: ignore[arg-type]  # one variance for all axes
     lower, upper = _density_range(sitk.GetArrayViewFromImage(cube), distance, point)
     near = _like(distance <= 3, cube)
     tissue = sitk.And(sitk.Or(sitk.BinaryThreshold(smooth, lower, upper), near), _like(inside, cube))

@@ -135,7 +135,7 @@ def _train_fold(
     progress: bool,
 ) -> tuple[Any, list[float], pd.DataFrame]:
     "One fold's network, its losses, and the scores of the patients that it has not seen."
-    torch = torch_and_monai()
+    torch_and_monai()  # an error here where they are not installed
     own = replace(settings, seed=settings.seed * 1000 + k)
     seen = [c for c in cases if split[c.patient_id] != k]
     network, losses = train_network(seen, own, device, f"fold {k + 1}" if progress else "")

@@ -232,7 +232,7 @@ def _scale(p: pd.Series) -> dict[str, str]:
 
 
 # %% ../../nbs/80_signature/30_page.ipynb #ce1e5dbd
-def _mattered(signature: Signature, row: pd.Series) -> dict[str, list[tuple[str, ...]]]:
+def _mattered(signature: Signature, row: pd.Series) -> dict[str, Any]:
     "Effects of groups and of the six strongest columns, without those that have none."
     single, groups = feature_effects(signature, row)
     single, groups = single[single["effect"].abs() >= 0.0005].head(6), groups[groups.abs() >= 0.005]

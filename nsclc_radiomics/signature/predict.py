@@ -244,6 +244,7 @@ def _fill(out: pd.DataFrame, signature: Signature, cohort: Cohort, table: pd.Dat
 
 # %% ../../nbs/80_signature/20_predict.ipynb #0685b7d7
 def _network_probability(signature: Signature, cohort: Cohort, patient: str) -> float:
+    assert signature.network is not None
     raw = signature.network.predict_proba(_crop(cohort, patient)[None])[:, 1]
     return float(rescaled(raw, tuple(signature.facts["network"]["scale"]))[0])
 
