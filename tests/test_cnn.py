@@ -1,4 +1,5 @@
-"""The 3D-CNN: what it can and cannot learn, runs that are broken off, files that are damaged, and arithmetic checked against plain code."""
+"""The 3D-CNN: what it can and cannot learn, runs that are broken off, files that are damaged,
+and arithmetic checked against plain code."""
 
 import json
 import os
@@ -149,7 +150,8 @@ KILLED = """
         return epoch_of_library(model, network, optimizer, data, rows, number)
     cnn._epoch = epoch
     X, y = volumes(24)
-    cnn.CNN3DClassifier(**QUICK | {"epochs": 7}, validation=0.25, use="best", checkpoint=sys.argv[1], checkpoint_every=2).fit(X, y)
+    settings = QUICK | {"epochs": 7, "validation": 0.25, "use": "best", "checkpoint_every": 2}
+    cnn.CNN3DClassifier(**settings, checkpoint=sys.argv[1]).fit(X, y)
 """
 
 

@@ -1,4 +1,5 @@
-"The diagrams: what they say is in their tables, nothing is cut off or written over something else, and the network is drawn as it is."
+"""The diagrams: what they say is in their tables, nothing is cut off or written over something else,
+and the network is drawn as it is."""
 
 import io
 

@@ -1,4 +1,5 @@
-"Grad-CAM, integrated gradients and SHAP against other implementations and closed forms, and checks that fail where they must."
+"""Grad-CAM, integrated gradients and SHAP against other implementations and closed forms,
+and checks that fail where they must."""
 
 import copy
 import sys

@@ -1,4 +1,5 @@
-"""A cohort in, a table out, whatever happens: failures, resumption, killed workers, a Dask cluster that loses a worker."""
+"""A cohort in, a table out, whatever happens: failures, resumption, killed workers,
+a Dask cluster that loses a worker."""
 
 import os
 import signal
@@ -95,8 +96,8 @@ def test_a_killed_run_resumes(tmp_path):
     cohort = make_cohort(tmp_path / "c", [f"P{n}" for n in range(40)])
     script = (
         "import sys; from nsclc_radiomics.cohort.folder import load_cohort; from"
-        f" nsclc_radiomics.features.extraction import extract_cohort\nextract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3],"
-        " progress=False)"
+        " nsclc_radiomics.features.extraction import extract_cohort\n"
+        f"extract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3], progress=False)"
     )
     out, cache = tmp_path / "ct.parquet", tmp_path / "cache"
     run = subprocess.Popen([sys.executable, "-c", script, str(cohort.path), str(out), str(cache)], cwd=ROOT)

@@ -72,7 +72,7 @@ def test_no_identity_in_any_byte_of_the_cohort(tmp_path):
     )
     out = tmp_path / "cohort"
     import_dicom(tree, out, clinical=clinical, endpoint="two_year_survival")
-    words = [v for v in secret.values()] + [
+    words = list(secret.values()) + [
         "Xylander",
         "Quirin",
         "Zwingli",
@@ -141,7 +141,7 @@ def test_without_patient_id_studies_are_never_merged(tmp_path):
 
 def test_messy_tree_pairs_ct_pet_and_outline(tmp_path):
     tree = patient_tree(tmp_path / "tree/x", "a", pet=True)
-    loose = [f for f in tree.rglob("*.dcm")]
+    loose = list(tree.rglob("*.dcm"))
     for k, file in enumerate(make_rng(1, "shuffle").permutation(loose)):
         file.rename(tmp_path / "tree" / f"IM{k:05d}")  # all in one folder, no endings, in no order
     (tmp_path / "tree/notes.pdf").write_bytes(b"%PDF-1.4")

@@ -1,4 +1,5 @@
-"""Folds and final models on a Dask cluster: the same numbers, to the last bit, as on one machine, by joblib's switch alone."""
+"""Folds and final models on a Dask cluster: the same numbers, to the last bit, as on one machine,
+by joblib's switch alone."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,5 @@
-"Scores of an outline, and outlines from one click, against cases that can be worked out by hand and against experts' masks."
+"""Scores of an outline, and outlines from one click,
+against cases that can be worked out by hand and against experts' masks."""
 
 import warnings
 
@@ -150,7 +151,7 @@ def test_a_vessel_is_kept_out():
         mask.array[28:32, 38:43, :], image.array[28:32, 38:43, :], 40
     )  # 5 x 6 mm, straight through
     found = segment_seeded(image, centre_point(mask))
-    far = np.abs((np.arange(80) - 40)) > 20
+    far = np.abs(np.arange(80) - 40) > 20
     assert dice(found, mask) > 0.85 and not found.array[:, :, far].any()
 
 

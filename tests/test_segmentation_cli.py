@@ -1,4 +1,5 @@
-"`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from, outcomes that are no error."
+"""`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from,
+outcomes that are no error."""
 
 import numpy as np
 import pytest

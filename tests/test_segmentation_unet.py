@@ -1,4 +1,5 @@
-"Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file, clear outcomes."
+"""Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file,
+clear outcomes."""
 
 import json
 import pickle

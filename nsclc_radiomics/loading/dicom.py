@@ -265,7 +265,7 @@ def read_header(
     "A DICOM file's data set; ImageError where it is missing, no DICOM file, or damaged."
     file = Path(file)
     try:
-        handle = open(file, "rb")
+        handle = open(file, "rb")  # noqa: SIM115  # closed below; its own error is told apart
     except OSError as error:
         raise ImageError(f"{file}: cannot be opened ({error.strerror})") from None
     with handle:

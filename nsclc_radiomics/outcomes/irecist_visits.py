@@ -126,7 +126,8 @@ def irecist_columns(rows: pd.DataFrame, v: pd.DataFrame) -> pd.DataFrame:
     )
     larger = status.isin(("increased",)).to_numpy()
     v = v.assign(
-        n_new=count_by_visit(rows, new, n), n_added=count_by_visit(rows, first, n), n_new_increased=count_by_visit(rows, new & larger, n),
+        n_new=count_by_visit(rows, new, n), n_added=count_by_visit(rows, first, n),
+        n_new_increased=count_by_visit(rows, new & larger, n),
         n_increased=count_by_visit(rows, (rows["role"] == "non_target").to_numpy() & larger, n),
         new_mm=count_by_visit(rows.assign(mm=rows["mm"].fillna(0)), new, n, "mm"),
     )  # fmt: skip

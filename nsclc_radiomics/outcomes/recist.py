@@ -171,7 +171,7 @@ def days_since(dates: Sequence[Any], start: Any) -> list[int]:
     if not len(dates):
         return []
     if start is None and isinstance(dates[0], (int, float, np.integer, np.floating)):
-        days = [d for d in dates]
+        days = list(dates)
     elif start is None:
         raise OptionError(
             "visits are given as dates, so `start` (the start of treatment) is needed to judge how long disease was"

@@ -128,7 +128,8 @@ def _sum_reason(v: Any) -> str:
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #6f60467f
-_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct", "nadir_change_mm",
+_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct",
+    "nadir_change_mm",
           "target", "non_target", "new_lesion", "response", "reason"]  # fmt: skip
 _FOR_IRECIST = [
     "day",

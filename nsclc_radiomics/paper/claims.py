@@ -412,7 +412,8 @@ def structured_summary(
     rows.append(
         (
             "results",
-            f"Of the paper's {len(ledger)} claims: {', '.join(f'{n} {verdict}' for verdict, n in counts.items() if n)}.",
+            f"Of the paper's {len(ledger)} claims:"
+            f" {', '.join(f'{n} {verdict}' for verdict, n in counts.items() if n)}.",
         )
     )
     best = ledger.set_index("id")["verdict"]["highest-auc"]
@@ -421,7 +422,8 @@ def structured_summary(
         (
             "conclusion",
             (
-                f"Whether the network is better than the baselines: {ends.get(best, f'yes, {best}')}. No public images come"
+                f"Whether the network is better than the baselines: {ends.get(best, f'yes, {best}')}."
+                " No public images come"
                 " with responses to immunotherapy at this size; what a signature would do for such patients stays open."
             ),
         )

@@ -419,9 +419,12 @@ def icb_cohort(
     first = t.SMOKING_STATUS.astype(str).str.split().str[0].str.lower()
     patients = pd.DataFrame({
         "patient_id": t.PATIENT_ID, "centre": "MSK", "split": "train", "has_ct": False, "has_pet": False,
-        "age": t.AGE, "sex": t.SEX.str[0], "smoking": first.map(_SMOKING), "histology": t.HISTOLOGY.str.lower(), "ecog": t.ECOG,
-        "pdl1_tps": t.CLINICAL_PDL1_SCORE, "tmb": t.TMB, "albumin": t.ALBUMIN, "dnlr": t.DNLR, "line_of_therapy": t.IO_LINE,
-        "response": t.BOR.map(_BOR), "time": t.PFS_MONTHS.astype(float) * 365.25 / 12, "event": t.PFS_STATUS.str.startswith("1"),
+        "age": t.AGE, "sex": t.SEX.str[0], "smoking": first.map(_SMOKING), "histology": t.HISTOLOGY.str.lower(),
+        "ecog": t.ECOG,
+        "pdl1_tps": t.CLINICAL_PDL1_SCORE, "tmb": t.TMB, "albumin": t.ALBUMIN, "dnlr": t.DNLR,
+        "line_of_therapy": t.IO_LINE,
+        "response": t.BOR.map(_BOR), "time": t.PFS_MONTHS.astype(float) * 365.25 / 12,
+        "event": t.PFS_STATUS.str.startswith("1"),
     })  # fmt: skip
     facts = shipped_yaml(SOURCES)["msk_mind"]
     with atomic_folder(out) as folder:
@@ -499,7 +502,7 @@ def all_aucs(
             for patients, model, key in found
         ]
     table = pd.DataFrame(rows, columns=["patients", "model", "value", "low", "high", "evidence"])
-    return table.astype({c: float for c in ("value", "low", "high")})
+    return table.astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 # %% ../../nbs/90_paper/80_real_cohorts.ipynb #0b3c735e
@@ -515,9 +518,12 @@ _PLACES = {
     "real.lung1": "Lung1",
     "real.radboud": "Radboud",
 }
-_WAYS = {"pdl1": "PD-L1", "honest": "features chosen inside folds", "leaky": "features chosen before the split (wrong)"} | {
-    "3d_cnn": "3D-CNN", "published_3d_cnn": "published 3D-CNN", "svm": "SVM", "pd_l1": "PD-L1", "tmb": "TMB", "dnlr": "dNLR",
-    "logistic_regression_lasso": "logistic regression (LASSO)", "logistic_regression_pca": "logistic regression (PCA)", "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
+_WAYS = {"pdl1": "PD-L1", "honest": "features chosen inside folds",
+    "leaky": "features chosen before the split (wrong)"} | {
+    "3d_cnn": "3D-CNN", "published_3d_cnn": "published 3D-CNN", "svm": "SVM", "pd_l1": "PD-L1", "tmb": "TMB",
+    "dnlr": "dNLR",
+    "logistic_regression_lasso": "logistic regression (LASSO)", "logistic_regression_pca": "logistic regression (PCA)",
+    "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
 }  # fmt: skip
 
 
@@ -565,10 +571,13 @@ def for_clinicians(
     return "\n\n".join(
         [
             (
-                f"**What a clinician can take from this.** The paper reports an AUC of {told('reported.table5.3d_cnn.auc')}"
+                "**What a clinician can take from this.** The paper reports an AUC of"
+                f" {told('reported.table5.3d_cnn.auc')}"
                 " for its network. On real CTs with two-year survival, the whole procedure of choosing and fitting a"
-                f" signature reaches {told('real.ct.nested.signature.auc')} where patients of both hospitals are on both"
-                f" sides; the tumour's volume alone reaches {told('real.ct.cross_validated.volume_alone.auc')} and clinical"
+                f" signature reaches {told('real.ct.nested.signature.auc')} where patients of both hospitals"
+                " are on both"
+                f" sides; the tumour's volume alone reaches {told('real.ct.cross_validated.volume_alone.auc')}"
+                " and clinical"
                 f" facts alone {told('real.ct.cross_validated.clinical_facts_alone.auc')}. The 3D-CNN there:"
                 f" {told('real.ct.cross_validated.3d_cnn.auc')}, and together with features and clinical facts"
                 f" {told('real.ct.cross_validated.hybrid.auc')}. Trained at one hospital and tested at the other: the"
@@ -576,10 +585,13 @@ def for_clinicians(
                 f" {elsewhere('volume_alone')}. These last are the numbers that a new hospital would see."
             ),
             (
-                f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')} at one hospital"
-                f" and {told('real.radboud.published_3d_cnn.auc')} at another; external validations of radiomic signatures"
+                f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')}"
+                " at one hospital"
+                f" and {told('real.radboud.published_3d_cnn.auc')} at another;"
+                " external validations of radiomic signatures"
                 f" usually report {EXTERNAL_VALIDATIONS[0]:.2f} to {EXTERNAL_VALIDATIONS[1]:.2f}. How much a mistake in"
-                " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen inside the folds"
+                " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen"
+                " inside the folds"
                 f" give {told('real.lung1.honest.auc_by_lot')}, and chosen before the split"
                 f" {told('real.lung1.leaky.auc_by_lot')}; with the true outcome {told('real.lung1.honest.auc')} and"
                 f" {told('real.lung1.leaky.auc')}."

@@ -185,7 +185,8 @@ def _facts(
 
 
 # %% ../../nbs/80_signature/10_train.ipynb #ee450200
-def _store(folder: Path, facts: dict[str, Any], chosen: Chosen, models: dict[str, BaseEstimator], X: pd.DataFrame, y: pd.Series,
+def _store(folder: Path, facts: dict[str, Any], chosen: Chosen, models: dict[str, BaseEstimator], X: pd.DataFrame,
+    y: pd.Series,
            nested: pd.DataFrame, refits: int, seed: int) -> None:  # fmt: skip
     "Write everything but the network and the table of images."
     (folder / "models").mkdir()

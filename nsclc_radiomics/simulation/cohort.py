@@ -130,7 +130,7 @@ def _meta(world: str, balance: str, seed: int, patients: int, external: int) -> 
         "responders_intended": BALANCES[balance],
         "seed": seed,
         "balance": balance,
-        "signature": {name: sign for name, sign in SIGNS.items()},
+        "signature": dict(SIGNS),
     }
 
 
