@@ -12,6 +12,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -33,8 +34,6 @@ from nsclc_radiomics.core.errors import DataError, ModelError, OptionError
 from nsclc_radiomics.evaluation.protocol import out_of_fold
 from nsclc_radiomics.models.cnn import CNN3DClassifier, _loss, stack_volumes
 from nsclc_radiomics.models.network import Augmentation, augment_batch, build_network, mirror_batch
-
-torch = pytest.importorskip("torch", reason="the 3D-CNN needs PyTorch")
 
 QUICK = dict(masks=(), widths=(8, 16), hidden=16, epochs=4, batch_size=16, learning_rate=4e-3, device="cpu")
 

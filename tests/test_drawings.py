@@ -5,6 +5,7 @@ import io
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +20,6 @@ from nsclc_radiomics.paper.drawings import (
     layer_shapes,
     network_stages,
 )
-
-torch = pytest.importorskip("torch")
 
 
 def boxes(figure) -> list[tuple[str, object]]:

@@ -9,6 +9,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
@@ -37,8 +38,6 @@ from nsclc_radiomics.evaluation.explanation import (
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.cnn import CNN3DClassifier
 
-torch = pytest.importorskip("torch")
-
 
 @pytest.fixture(scope="module")
 def volumes() -> np.ndarray:
@@ -66,7 +65,8 @@ def network(volumes) -> CNN3DClassifier:
 
 @pytest.mark.parametrize("layer", ["blocks.0.0", "blocks.1.0", "blocks.1.1"])
 def test_grad_cam_equals_monais(network, volumes, layer):
-    visualize = pytest.importorskip("monai.visualize")
+    import monai.visualize as visualize
+
     theirs = visualize.GradCAM(copy.deepcopy(network).network_, target_layers=layer).compute_map(
         torch.as_tensor(volumes[:5]), class_idx=0
     )

@@ -146,7 +146,6 @@ def test_options_are_checked_before_work(tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     "A Dask scheduler and two workers as processes on loopback."
-    pytest.importorskip("distributed", reason="Dask is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -201,7 +200,8 @@ def test_dask_cluster_that_loses_a_worker_gives_the_same_table(tmp_path, cluster
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    import distributed
+
     real = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=1))
     with pytest.raises(RunError, match="no Dask scheduler"):
