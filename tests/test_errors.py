@@ -1,4 +1,5 @@
-"""Messages: in the terms of the interface that is running, and in the project's own errors for tables and paths that cannot be used."""
+"""Messages: in the terms of the interface that is running,
+and in the project's own errors for tables and paths that cannot be used."""
 
 import ast
 import importlib
@@ -243,8 +244,10 @@ SERIES = {
     "an id only": pd.Series([1.0], index=["P1"]),
     "text": pd.Series(["a", "b"], index=["P1", "P2"]),
 }
-GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated", "world": "claimed",
-         "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5, "cuts": [0.5], "numbers": {},
+GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated",
+    "world": "claimed",
+         "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5,
+         "cuts": [0.5], "numbers": {},
          "exclusions": [], "channels": [0], "groupings": {}}  # fmt: skip
 
 

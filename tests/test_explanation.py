@@ -1,4 +1,5 @@
-"Grad-CAM, integrated gradients and SHAP against other implementations and closed forms, and checks that fail where they must."
+"""Grad-CAM, integrated gradients and SHAP against other implementations and closed forms,
+and checks that fail where they must."""
 
 import copy
 import sys
@@ -8,6 +9,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
@@ -38,8 +40,6 @@ from nsclc_radiomics.evaluation.traits import trait_weights
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.cnn import CNN3DClassifier
 
-torch = pytest.importorskip("torch")
-
 
 @pytest.fixture(scope="module")
 def volumes() -> np.ndarray:
@@ -67,7 +67,8 @@ def network(volumes) -> CNN3DClassifier:
 
 @pytest.mark.parametrize("layer", ["blocks.0.0", "blocks.1.0", "blocks.1.1"])
 def test_grad_cam_equals_monais(network, volumes, layer):
-    visualize = pytest.importorskip("monai.visualize")
+    import monai.visualize as visualize
+
     theirs = visualize.GradCAM(copy.deepcopy(network).network_, target_layers=layer).compute_map(
         torch.as_tensor(volumes[:5]), class_idx=0
     )

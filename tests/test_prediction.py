@@ -1,4 +1,5 @@
-"""What is said of one patient: of what the number is the probability, the group or why there is none, sides, sizes, and whose page it is."""
+"""What is said of one patient: of what the number is the probability, the group or why there is none, sides, sizes,
+and whose page it is."""
 
 import base64
 import datetime
@@ -150,7 +151,8 @@ def test_a_model_that_may_be_chance_gives_no_group(auc):
 
 @pytest.mark.parametrize("change, said", [
     ({"cut": "probability", "auc": SURE | {"candidates": {}}}, "No group: the interval includes the threshold ("),
-    ({"cut": 0.001, "auc": {"nested": [0.55, 0.45, 0.65], "candidates": {}}}, "No group: the model may be no better than chance (nested AUC 0.55"),
+    ({"cut": 0.001, "auc": {"nested": [0.55, 0.45, 0.65], "candidates": {}}},
+        "No group: the model may be no better than chance (nested AUC 0.55"),
 ])  # fmt: skip
 def test_no_group_is_said_as_large_as_the_number(change, said, volume, patients, tmp_path, capsys):
     cohort, who, case = one_of(patients)

@@ -1,4 +1,5 @@
-"""What README, the page on own patients and the help texts print is executed here as it is printed: in order, with an empty cache, by default options."""
+"""What README, the page on own patients and the help texts print is executed here as it is printed: in order,
+with an empty cache, by default options."""
 
 import json
 import os

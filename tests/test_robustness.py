@@ -1,4 +1,5 @@
-"Repeatability: the same numbers whatever the number of processes, ICC as defined, and tumours from training patients only."
+"""Repeatability: the same numbers whatever the number of processes, ICC as defined,
+and tumours from training patients only."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,5 @@
-"Scores of an outline, and outlines from one click, against cases that can be worked out by hand and against experts' masks."
+"""Scores of an outline, and outlines from one click,
+against cases that can be worked out by hand and against experts' masks."""
 
 import warnings
 
@@ -61,7 +62,9 @@ def test_surface_dice_counts_voxels_of_both_surfaces():
 
 
 def test_surface_dice_equals_monai():
-    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    import torch
+    from monai import metrics
+
     rng = np.random.default_rng(0)
     for _ in range(3):
         low, high = sorted(rng.integers(3, 17, 2))
@@ -150,7 +153,7 @@ def test_a_vessel_is_kept_out():
         mask.array[28:32, 38:43, :], image.array[28:32, 38:43, :], 40
     )  # 5 x 6 mm, straight through
     found = segment_seeded(image, centre_point(mask))
-    far = np.abs((np.arange(80) - 40)) > 20
+    far = np.abs(np.arange(80) - 40) > 20
     assert dice(found, mask) > 0.85 and not found.array[:, :, far].any()
 
 

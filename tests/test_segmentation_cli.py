@@ -1,7 +1,7 @@
-"`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from, outcomes that are no error."
+"""`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from,
+outcomes that are no error."""
 
 import numpy as np
-import pytest
 
 from nsclc_radiomics.cohort.folder import load_cohort
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
@@ -57,7 +57,6 @@ def test_what_cannot_be_done_is_said(refused, cohort, tmp_path):
 
 
 def test_scores_of_patients_that_were_learnt_from_come_with_a_warning(command, cohort, tmp_path):
-    pytest.importorskip("monai")
     from nsclc_radiomics.segmentation.model import UnetSegmenter, save_model
     from nsclc_radiomics.segmentation.network import UnetSettings, build_unet
     from nsclc_radiomics.segmentation.training import fingerprint

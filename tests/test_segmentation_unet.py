@@ -1,4 +1,5 @@
-"Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file, clear outcomes."
+"""Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file,
+clear outcomes."""
 
 import json
 import pickle
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -33,9 +35,6 @@ from nsclc_radiomics.segmentation.segmenter import (
     train_segmenter,
 )
 from nsclc_radiomics.segmentation.training import draw_patch, orthogonal, prepare_case, prepare_cases, train_network
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("monai")
 
 SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8), patches=24, batch=2)
 QUIET = Compute(jobs=1, device="cpu", progress=False)
@@ -384,7 +383,6 @@ def write_bundle(folder, network=NETWORK, steps=STEPS, names=NAMES, weights=None
 
 def test_a_bundle_prepares_images_as_monai_does(tmp_path):
     "The same image, written as NIfTI and prepared by MONAI's own transforms."
-    pytest.importorskip("nibabel")
     from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
     from nsclc_radiomics.segmentation.bundle import _prepare

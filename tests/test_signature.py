@@ -1,4 +1,5 @@
-"""Train and predict as a user does: the command line, one patient in each form, damaged and foreign files, and who may influence what."""
+"""Train and predict as a user does: the command line, one patient in each form, damaged and foreign files,
+and who may influence what."""
 
 import copy as copying
 import datetime
@@ -327,7 +328,7 @@ def test_labels_by_lot_give_nothing():
     from sklearn.metrics import roc_auc_score
 
     aucs = []
-    for k in range(4):
+    for _ in range(4):
         y = pd.Series(rng.permutation(np.repeat([0, 1], 75)), X.index)
         models = {name: m for name, m in candidate_models(X, []).items() if name != "forest"}
         aucs.append(roc_auc_score(y, nested_probabilities(X, y, models).probability))

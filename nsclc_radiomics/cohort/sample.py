@@ -135,7 +135,9 @@ def _unpack_sample(archive: Path) -> None:
     prefix = SAMPLE_ARCHIVE.removesuffix(".tar.gz")
     with tarfile.open(archive) as tar:
         for name in _sample_names():
-            with atomic_path(sample_dir() / name) as path, tar.extractfile(f"{prefix}/data/{name}") as source:
+            packed = tar.extractfile(f"{prefix}/data/{name}")
+            assert packed is not None  # a file, not a folder
+            with atomic_path(sample_dir() / name) as path, packed as source:
                 path.write_bytes(source.read())
 
 

@@ -76,7 +76,7 @@ def show_progress(
     plain line now and then.
     """
     notebook = "ipykernel.kernelapp" in sys.modules
-    total = done + len(work) if total is None else total
+    total = done + len(work) if total is None else total  # type: ignore[arg-type]  # without a total it has a length
     if shown is False or (shown is None and notebook):
         yield from work
     elif notebook or sys.stderr.isatty():
@@ -91,11 +91,11 @@ def show_progress(
 def _say_progress(work: Iterable[Any], what: str, total: int, unit: str, done: int, every: float) -> Iterator[Any]:
     "A line after each `every` seconds, and none for work that ends before."
     said = time.monotonic()
-    for done, item in enumerate(work, done + 1):
+    for reached, item in enumerate(work, done + 1):
         yield item
-        if time.monotonic() - said >= every and done < total:
+        if time.monotonic() - said >= every and reached < total:
             said = time.monotonic()
-            print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+            print(f"{what}: {reached} of {total} {unit}", file=sys.stderr, flush=True)
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #578cff27

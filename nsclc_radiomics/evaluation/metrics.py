@@ -304,7 +304,8 @@ def scorable(
 
     The rows may be none.
     """
-    kept, left_out = [], {}
+    kept: list[pd.DataFrame] = []
+    left_out: dict[tuple[str, str], list[str]] = {}
     for (model, name), rows in _groups(predictions, ["model", "set"]):
         try:
             with warnings.catch_warnings():

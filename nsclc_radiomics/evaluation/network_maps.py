@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -87,7 +87,8 @@ def grad_cam(
     Selvaraju et al., ICCV 2017; Draelos and Carin, arXiv:2011.08891. OptionError for a layer, look or class that is not
     there.
     """
-    torch, parts, kept = need_torch(), dict(model.network_.named_modules()), {}
+    torch, parts = need_torch(), dict(model.network_.named_modules())
+    kept: dict[str, Any] = {}
     name = attention_layer(model) if layer is None else layer
     if name not in parts or towards not in (None, 0, 1):
         raise OptionError(
@@ -273,7 +274,7 @@ def randomised(
         torch.manual_seed(int(make_rng(seed, "randomised").integers(2**62)))
         for part in drawn.network_.modules():
             if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+                part.reset_parameters()  # type: ignore[operator]  # asked for one line above
     drawn.network_.eval()
     return drawn
 

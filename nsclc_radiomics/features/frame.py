@@ -74,7 +74,7 @@ def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tu
     near = image.crop(widen(box, margin[::-1], image.shape)).to_sitk()
     grid.SetOutputPixelType(near.GetPixelID())
     grid.SetInterpolator(getattr(sitk, setting.get("interpolator") or "sitkBSpline"))
-    return Volume.from_sitk(grid.Execute(near), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
+    return Volume.from_sitk(grid.Execute(part), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #162beda6

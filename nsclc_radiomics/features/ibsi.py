@@ -239,7 +239,7 @@ def ibsi_values(
     setting = {**(scheme.bins or {}), "force2D": scheme.flat, "minimumROIDimensions": 1}
     if bin_start and scheme.limits:
         setting["binStart"] = scheme.limits[0]
-    texture = {"firstorder": [], "glcm": [], "glrlm": [], "glszm": [], "gldm": [], "ngtdm": []}
+    texture: dict[str, list[str]] = {"firstorder": [], "glcm": [], "glrlm": [], "glszm": [], "gldm": [], "ngtdm": []}
     shape = extract(
         image, whole, {"setting": {"minimumROIDimensions": 1}, "featureClass": {"shape": list(_MORPHOLOGY)}}
     )

@@ -144,9 +144,8 @@ def intraclass_correlation(
     if kind == "ICC(2,1)":
         return _icc_agreement(between, column, residual, n, k, tail)
     noise, df = (within, n * (k - 1)) if kind == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
-    return _share(between, noise, k), *(
-        _share(between, noise * f, k) for f in (_f(tail, n - 1, df), 1 / _f(tail, df, n - 1))
-    )
+    low, high = (_share(between, noise * f, k) for f in (_f(tail, n - 1, df), 1 / _f(tail, df, n - 1)))
+    return _share(between, noise, k), low, high
 
 
 # %% ../../nbs/40_features/85_robustness.ipynb #ba4bbae6
@@ -369,7 +368,8 @@ def real_tumours(count: int = 15) -> dict[str, tuple[Volume, Volume]]:
     """CT (1 mm voxels) and mask of public NSCLC patients from the reference data (TCIA, by way of the Owkin challenge);
     empty where these are absent.
     """
-    if reference_dir() is None:
+    reference = reference_dir()
+    if reference is None:
         return {}
     folder = reference_dir() / "owkin"
     names = (folder / "exact_feature_cases.txt").read_text().split()[:count]

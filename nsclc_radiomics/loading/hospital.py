@@ -162,7 +162,8 @@ def _outlined(
     none.
     """
     image = read_ct(image_series) if image_series.modality == "CT" else read_pet(image_series)
-    drawn, refused = [], []
+    drawn: list[tuple[Outline, Volume, str]] = []
+    refused: list[str] = []
     for outline in sorted(outlines, key=lambda o: (o.series.modality != "RTSTRUCT", o.series.uid, o.file)):
         if drawn and drawn[0][0].series.modality != outline.series.modality:
             tell(outline.series, False, "a structure set of the same image was taken")
@@ -190,7 +191,7 @@ def _outlined(
 # %% ../../nbs/20_loading/75_hospital.ipynb #9db29af8
 def _header(series: Series, *keywords: str) -> dict[str, str]:
     "Values of a series' first file as text, '' where one is not there or is damaged."
-    header, found = read_header(series.files[0], list(keywords)), {}
+    header, found = read_header(series.files[0]), {}
     for keyword in keywords:
         try:
             found[keyword] = str(header.get(keyword) or "").strip()
@@ -229,9 +230,10 @@ def _earliest(candidates: Sequence[Series]) -> Series:
     first_day = min(day for day, _ in when)
     same = [(time, s) for (day, time), s in zip(when, candidates, strict=True) if day == first_day]
     times = [time for time, _ in same]
-    if len(same) > 1 and (None in times or times.count(min(times)) > 1):
+    known = [time for time in times if time is not None]
+    if len(same) > 1 and (len(known) < len(times) or known.count(min(known)) > 1):
         raise MaskError(f"{of}, none of them earlier than the others by date and time: leave one in the tree")
-    return same[0][1] if len(same) == 1 else min(same, key=lambda pair: pair[0])[1]
+    return same[0][1] if len(same) == 1 else same[times.index(min(known))][1]
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #17f1b88c
@@ -324,7 +326,7 @@ def _import_patient(
         ct = _from_other(patient, pet, images, "CT")
     facts = {"patient_id": name, "has_ct": patient.finish(ct, "ct"), "has_pet": patient.finish(pet, "pet")}
     _tell_rest(patient, images)
-    taken = [case.image_series for case, done in ((ct, facts["has_ct"]), (pet, facts["has_pet"])) if done]
+    taken = [case.image_series for case, done in ((ct, facts["has_ct"]), (pet, facts["has_pet"])) if case and done]
     return patient.job.rows, {**facts, **_facts(taken)}
 
 
@@ -355,7 +357,7 @@ def _from_other(patient: _Patient, case: _Pair | None, images: Sequence[Series],
             )
             patient.tell(s, False, why)
         return None
-    return patient.pick(found, lambda s: _moved(case, s)) if found else None
+    return patient.pick(found, lambda s: _moved(case, s)) if case and found else None
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #4f7f98c0
@@ -443,10 +445,10 @@ def import_dicom(
         found = _import_patients(job, {names[p]: s for p, s in by_patient.items()}, roi, merge, jobs)
         found["patient_id"] = found["patient_id"].map({new: old for old, new in names.items()})
         patients = _with_clinical(found, known, centre, split)
-        for stranger in [] if known is None else sorted(set(known["patient_id"]) - set(names)):
-            job.note(
-                "", "patient", False, f"patient {stranger!r} of {Path(clinical).name} has no DICOM series", clinical
-            )
+        strangers = [] if known is None else sorted(set(known["patient_id"]) - set(names))
+        for stranger in strangers:
+            why = f"patient {stranger!r} of {Path(clinical or '').name} has no DICOM series"
+            job.note("", "patient", False, why, clinical or "")
         patients, visits, notes = pseudonymised(
             patients.drop(columns=[] if keep_ids else ["scan_date"]), visits, names, keep_ids
         )

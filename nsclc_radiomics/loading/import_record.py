@@ -98,7 +98,7 @@ def importing_to(
                 job.table().to_csv(path, index=False, lineterminator="\n")
         if key is not None:
             with atomic_path(key) as path:
-                pd.DataFrame(list(names.items()), columns=["patient_id", "original_id"]).to_csv(
+                pd.DataFrame(list((names or {}).items()), columns=["patient_id", "original_id"]).to_csv(
                     path, index=False, lineterminator="\n"
                 )
             Path(key).chmod(0o600)

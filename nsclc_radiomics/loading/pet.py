@@ -231,16 +231,21 @@ def _units(s: Slice) -> tuple[str, str]:
         if s.frame is not None
         else (str(s.need("Units")).strip().upper(), str(s.get("SUVType") or "").upper())
     )
-    allowed = {"BQML": None, "CNTS": None, "GML": ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"), "CM2ML": ("BSA",)}
+    allowed: dict[str, tuple[str, ...] | None] = {
+        "BQML": None,
+        "CNTS": None,
+        "GML": ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"),
+        "CM2ML": ("BSA",),
+    }
     if units not in allowed:
         raise ImageError(f"{s.file}: {tag_text('Units')} is {units!r}; SUVbw can be computed from {', '.join(allowed)}")
-    if allowed[units] is None:
+    known = allowed[units]
+    if known is None:
         return units, ""
-    kind = kind or allowed[units][0]
-    if kind not in allowed[units]:
+    kind = kind or known[0]
+    if kind not in known:
         raise ImageError(
-            f"{s.file}: {tag_text('SUVType')} is {kind!r}, which does not go with units {units}"
-            f" ({', '.join(allowed[units])})"
+            f"{s.file}: {tag_text('SUVType')} is {kind!r}, which does not go with units {units} ({', '.join(known)})"
         )
     return units, kind
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/20_loading/90_views.ipynb #e0986bb7
 from __future__ import annotations
 
+from typing import Any
 import base64
 import io
 from collections.abc import Mapping
@@ -257,7 +258,7 @@ class Panel:
     width: float  # mm
     height: float  # mm
     contour: str  # an SVG path
-    lines: list[tuple[str, tuple[float, float, float, float]]]  # name, x1, y1, x2, y2
+    lines: list[tuple[str, tuple[float, ...]]]  # name, x1, y1, x2, y2
     letters: tuple[str, str, str, str]  # sides of the patient at the left, right, upper and lower edge
     bar: float  # length of the scale bar, mm
 
@@ -394,7 +395,7 @@ def augmented_copies(
     """
     off = {"rotation": 0, "scaling": 0, "contrast": 0, "noise": 0}
     strong = {"rotation": 30, "scaling": 0.2, "contrast": 0.2, "noise": 40}
-    out = {"original": (image, mask, WINDOWS["lung"])}
+    out: dict[str, tuple[Volume, Any, Any]] = {"original": (image, mask, WINDOWS["lung"])}
     for name, amount in strong.items():
         moved, outline = augment(image, mask, rng=make_rng(seed, name), **{**off, name: amount})
         out[name] = (moved, outline, WINDOWS["lung"])

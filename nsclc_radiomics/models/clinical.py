@@ -78,7 +78,8 @@ class PatientRanks(QuantileTransformer):
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> PatientRanks:
         "Learn the quantiles of each column of X, shape (patients, features)."
-        asked, self.n_quantiles = self.n_quantiles, min(self.n_quantiles, len(X))
+        asked: int = self.n_quantiles
+        self.n_quantiles: int = min(asked, len(X))
         try:
             return super().fit(X, y)
         finally:

@@ -120,7 +120,7 @@ def tumour_crop(
         looks += [_window(box, settings.window), tissue, inside]
         if settings.pet and pet is None:
             looks.append(np.zeros_like(box))
-        elif settings.pet:
+        elif settings.pet and pet is not None:
             looks.append(np.clip(sample_box(pet, centre, settings.size, spacing, 0.0) / settings.suv_max, 0, 1))
     return np.stack(looks).astype(np.float16)
 

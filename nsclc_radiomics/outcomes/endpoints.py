@@ -128,7 +128,8 @@ def _progression(days: Sequence[int], codes: Sequence[str]) -> int | None:
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #c92fa41b
 def _pfs(
-    progressed: float | None, evaluable: Sequence[float], death: float | None, contact: float | None, therapy: float | None,
+    progressed: float | None, evaluable: Sequence[float], death: float | None, contact: float | None,
+    therapy: float | None,
     cut: float | None, baseline: bool, rules: Censoring,
 ) -> tuple[float, bool, str]:  # fmt: skip
     """Day, event and reason; all arguments in days since the start, None where unknown.
@@ -328,7 +329,8 @@ def response_times(
     both = both.assign(**{c: _dates(both, c, "patients") for c in ("start", "response_date", "date")})
     return pd.DataFrame({
         "patient_id": both["patient_id"], "time_to_response": (both["response_date"] - both["start"]).dt.days,
-        "duration": (both["date"] - both["response_date"]).dt.days, "event": both["event"], "reason": both["reason_pfs"],
+        "duration": (both["date"] - both["response_date"]).dt.days, "event": both["event"],
+        "reason": both["reason_pfs"],
     }).reset_index(drop=True)  # fmt: skip
 
 

@@ -128,7 +128,8 @@ def _sum_reason(v: Any) -> str:
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #6f60467f
-_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct", "nadir_change_mm",
+_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct",
+    "nadir_change_mm",
           "target", "non_target", "new_lesion", "response", "reason"]  # fmt: skip
 _FOR_IRECIST = [
     "day",
@@ -300,7 +301,7 @@ def _spans(values: np.ndarray) -> list[tuple[Any, int, int]]:
     if not len(values):
         return []
     edges = np.flatnonzero(np.r_[True, values[1:] != values[:-1], True])
-    return [(values[a], a, b) for a, b in pairwise(edges)]
+    return [(values[a], int(a), int(b)) for a, b in pairwise(edges)]
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #ba4ed82a

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,8 @@ def side_by_side(
     interruption at once.
     """
     kernels = [WarmKernel(cwd)] if plan.waiting else []
-    pool, running, failed = ThreadPoolExecutor(plan.at_once), {}, None
+    pool, failed = ThreadPoolExecutor(plan.at_once), None
+    running: dict[Future[None], str] = {}
     try:
         with kernel_environment(), contextlib.chdir(cwd):  # papermill changes both for the whole process
             while running or (plan.waiting and not failed):

@@ -65,11 +65,13 @@ def comparable_numbers(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any], 
 
     These are numbers of real patients that one run only has, and totals that count them.
     """
-    one, other, aside = a.numbers(), b.numbers(), set()
+    one, other = a.numbers(), b.numbers()
+    aside: set[str] = set()
     if len({made["inputs"].get("public_patients") for made in _provenance(a, b)}) > 1:
         aside = {k for k in one.keys() ^ other.keys() if {**one, **other}[k]["evidence"] == "real"}
         aside |= {k for k in one.keys() | other.keys() if k.startswith(("claims.", "quality."))}
-    return *({k: v for k, v in numbers.items() if k not in aside} for numbers in (one, other)), sorted(aside)
+    first, second = ({k: v for k, v in numbers.items() if k not in aside} for numbers in (one, other))
+    return first, second, sorted(aside)
 
 
 # %% ../../nbs/90_paper/55_compare.ipynb #bbc68fde

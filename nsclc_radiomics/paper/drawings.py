@@ -115,7 +115,7 @@ def _panel(ax: Axes, letter: str, title: str, width: float, height: float) -> No
     "An empty panel with its letter, in units that are equal on both axes."
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.set_axis_off()
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.1", "fc": "none", "ec": "0.8", "lw": 0.8}
+    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.1", "fc": "none", "ec": "0.8", "lw": 0.8}
     ax.add_patch(FancyBboxPatch((0.04, 0.04), width - 0.08, height - 0.08, **shape))
     put_text(ax, 0.14, height - 0.2, letter, 10, ha="left", weight="bold")
     put_text(ax, 0.42, height - 0.2, title, 8, ha="left")
@@ -359,7 +359,7 @@ def _size(step: str) -> tuple[float, float]:
 def _flow(ax: Axes, start: str, end: str) -> None:
     "An arrow from step to step; what comes back from monitoring is dashed."
     (x0, y0), (x1, y1), (w, h), (w1, h1) = _corner(start), _corner(end), _size(start), _size(end)
-    style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.3", "lw": 1.2}
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.3", "lw": 1.2}
     if start == "monitoring":
         edge = x1 + w1 + 0.12
         corners = [(x0 + w, y0 + h / 2), (edge, y0 + h / 2), (edge, y1 + h1 / 2), (x1 + w1, y1 + h1 / 2)]

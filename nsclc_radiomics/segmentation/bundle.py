@@ -99,7 +99,9 @@ class Bundle:
             device
         )
         with torch.inference_mode():
-            logits = sliding_window_inference(x, self.roi, 1, self.network.to(device), overlap=0.25, mode="gaussian")
+            logits: Any = sliding_window_inference(
+                x, self.roi, 1, self.network.to(device), overlap=0.25, mode="gaussian"
+            )
             out = logits.sigmoid() if self.sigmoid else logits.softmax(1)
         return out[0, self.channel].cpu().numpy().transpose(2, 1, 0), grid
 

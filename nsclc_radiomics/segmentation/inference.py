@@ -5,6 +5,7 @@
 # %% ../../nbs/30_segmentation/50_inference.ipynb #c00fbfc5
 from __future__ import annotations
 
+from typing import Any
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -238,7 +239,7 @@ def to_grid(volume: Volume, spacing: float) -> Volume:
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #36a15e21
-def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
+def lung_box(grid: Volume) -> tuple[slice, ...]:
     "The box round the lungs on a coarse grid, 3 cm wider: air inside the body. The whole grid where no lung is seen."
     air = grid.array < -400
     parts, n = ndimage.label(air)
@@ -290,7 +291,8 @@ def _search(image: Volume, model: PatchNetworks, device: str) -> Segmentation:
     parts, n = ndimage.label(first >= THRESHOLD)
     if not n:
         return segmentation_of(image, [])
-    sums, found = ndimage.sum_labels(first, parts, np.arange(1, n + 1)), []
+    sums = ndimage.sum_labels(first, parts, np.arange(1, n + 1))
+    found: list[Any] = []
     for label in 1 + np.argsort(-sums, kind="stable")[:MOST_PLACES]:
         if (parts == label).sum() * grid.voxel_volume / 1000 < SMALLEST_CM3:
             continue

@@ -76,7 +76,8 @@ def _forward(networks: Sequence[Any], x: np.ndarray, device: str, mirrored: bool
     "The networks' mean over an input, and over its mirror image on each axis where asked for."
     torch = torch_and_monai()
     where, flips = choose_device(device), ((), (0,), (1,), (2,)) if mirrored else ((),)
-    batch, total = torch.from_numpy(np.stack([_mirrored(x, flip) for flip in flips])).to(where), 0
+    batch = torch.from_numpy(np.stack([_mirrored(x, flip) for flip in flips])).to(where)
+    total: Any = 0
     with torch.inference_mode():
         for network in networks:
             found = torch.sigmoid(voxel_logits(network.to(where), batch))[:, 0].cpu().numpy()
@@ -91,7 +92,7 @@ def _mirrored(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """
     cells = x.shape[-1]
     windows = x[:16].reshape(2, 2, 2, 2, cells, cells, cells)
-    windows = np.flip(windows, [a for axis in axes for a in (1 + axis, 4 + axis)])
+    windows = np.flip(windows, tuple(a for axis in axes for a in (1 + axis, 4 + axis)))
     return np.concatenate([windows.reshape(16, cells, cells, cells), x[16:]])
 
 

@@ -78,8 +78,8 @@ def torch_and_monai() -> Any:
 # %% ../../nbs/30_segmentation/30_network.ipynb #a394da5b
 def look(
     array: np.ndarray,  # (z, y, x)
-    centre: Sequence[float],  # voxel (z, y, x) in the middle of the look, fractions allowed
-    step: Sequence[float],  # of the array's voxels from one sample to the next, on each axis
+    centre: Sequence[float] | np.ndarray,  # voxel (z, y, x) in the middle of the look, fractions allowed
+    step: Sequence[float] | np.ndarray,  # of the array's voxels from one sample to the next, on each axis
     size: int,  # samples on each axis
 ) -> np.ndarray:
     """A cube of samples round a voxel, float32: interpolated where they are dense, averaged where they are sparse;
@@ -115,8 +115,8 @@ SHARPNESS_FACTOR, CROP_FACTOR = 3.0, 8.0  # bring what differs between patients 
 # %% ../../nbs/30_segmentation/30_network.ipynb #17dd0809
 def sharpness(
     hu: np.ndarray,  # (z, y, x): a CT
-    centre: Sequence[float],  # voxel (z, y, x)
-    spacing: Sequence[float],  # mm (z, y, x)
+    centre: Sequence[float] | np.ndarray,  # voxel (z, y, x)
+    spacing: Sequence[float] | np.ndarray,  # mm (z, y, x)
 ) -> np.ndarray:
     """How sharp a CT is on each axis, shape (3,): how much more voxels differ that are 2 mm apart than such that are 1
     mm apart, from 64 mm round a place.
@@ -131,11 +131,12 @@ def sharpness(
 # %% ../../nbs/30_segmentation/30_network.ipynb #f0800e9d
 def network_input(
     hu: np.ndarray,  # (n, n, n): a look at a CT, its point in the middle
-    spacing: Sequence[float],  # mm (z, y, x) of its voxels
+    spacing: Sequence[float] | np.ndarray,  # mm (z, y, x) of its voxels
     half: Sequence[float]
+    | np.ndarray
     | None = None,  # mm (z, y, x) from the middle to the faces, where the image is a crop round it
     known: bool = True,  # False: nothing is pointed at
-    sharp: Sequence[float] = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
+    sharp: Sequence[float] | np.ndarray = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
 ) -> np.ndarray:
     """`CHANNELS` of (n/2, n/2, n/2), float32: each cell holds its 2 x 2 x 2 voxels in the lung window (8) and in the
     soft-tissue window (8).
@@ -175,7 +176,7 @@ def build_unet(settings: UnetSettings) -> Any:
     from monai.networks.nets import DynUNet
 
     levels = len(settings.channels)
-    sizes = {
+    sizes: dict[str, Any] = {
         "kernel_size": [3] * levels,
         "strides": [1] + [2] * (levels - 1),
         "upsample_kernel_size": [2] * (levels - 1),

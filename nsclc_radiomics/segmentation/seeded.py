@@ -131,7 +131,7 @@ def segment_seeded(
     cube, inside = region_around(image, point, SEED_STEP, cells)
     middle = np.full(3, cells // 2)
     distance = SEED_STEP * np.sqrt(((np.indices(inside.shape).T - middle) ** 2).sum(-1)).T
-    smooth = sitk.DiscreteGaussian(cube, 1.2**2)
+    smooth = sitk.DiscreteGaussian(cube, 1.2**2)  # type: ignore[arg-type]  # one variance for all axes
     lower, upper = _density_range(sitk.GetArrayViewFromImage(cube), distance, point)
     near = _like(distance <= 3, cube)
     tissue = sitk.And(sitk.Or(sitk.BinaryThreshold(smooth, lower, upper), near), _like(inside, cube))

@@ -123,7 +123,7 @@ def draw_patch(case: TrainingCase, settings: UnetSettings, rng: np.random.Genera
         kind == "crop" and case.half is not None,
         settings.patch,
     )
-    first = 2 * case.half if crop else np.full(3, size * settings.spacing)
+    first = 2 * case.half if crop and case.half is not None else np.full(3, size * settings.spacing)
     near = case.extent * math.exp(rng.uniform(*np.log(CLOSER_DRAWN)))
     wide = (
         first if kind == "blind" or rng.random() >= settings.closer else np.minimum(max(near, SMALLEST_LOOK_MM), first)
@@ -133,8 +133,8 @@ def draw_patch(case: TrainingCase, settings: UnetSettings, rng: np.random.Genera
     hu = hu * rng.uniform(0.93, 1.07) + rng.normal(0, 20)
     flips = [axis for axis in range(3) if rng.random() < 0.5]
     sharp = case.sharp + rng.normal(0, SHARPNESS_SPREAD, 3)
-    x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind", sharp)
-    return x, np.ascontiguousarray(np.flip(inside, flips))[None]
+    x = network_input(np.flip(hu, tuple(flips)), step, case.half if crop else None, kind != "blind", sharp)
+    return x, np.ascontiguousarray(np.flip(inside, tuple(flips)))[None]
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #80f0f558
@@ -165,7 +165,8 @@ def train_network(
     where = choose_device(device)
     kind = torch.device(where)
     number = choose_precision("auto", kind, settings.patch // 2 ** len(settings.channels))
-    steps, losses = max(10, settings.patches // settings.batch), []
+    steps = max(10, settings.patches // settings.batch)
+    losses: list[float] = []
     rng = make_rng(settings.seed, "patches")
     with torch_apart(1 if where == "cpu" else None, settings.seed, where):
         network, loss_of = build_unet(settings).to(where).train(), DiceCELoss(sigmoid=True)

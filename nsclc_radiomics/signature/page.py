@@ -141,11 +141,14 @@ def _about(signature: Signature) -> list[tuple[str, str]]:
     n, positives = facts["patients"], facts["positives"]
     return [
         ("Endpoint", facts["meaning"]),
-        ("Trained on", f"{n} {facts['evidence']} patients of {facts['cohort']}, {positives} of them ({percent(positives / n)}) with the outcome"),
+        ("Trained on", f"{n} {facts['evidence']} patients of {facts['cohort']},"
+         f" {positives} of them ({percent(positives / n)}) with the outcome"),
         ("Model", f"{facts['model']}: {_model_name(facts['model'])}"),
-        ("AUC, nested cross-validation", f"{auc:.2f} (95 % interval {low:.2f} to {high:.2f}): of two patients with different outcomes the model "
+        ("AUC, nested cross-validation", f"{auc:.2f} (95 % interval {low:.2f} to {high:.2f}): of two patients"
+         " with different outcomes the model "
             f"ranks the pair correctly in {percent(auc)} of cases; 50 % is chance"),
-        ("Threshold", f"{percent(facts['cut'])}, by Youden's index on cross-validated probabilities of the training patients"),
+        ("Threshold", f"{percent(facts['cut'])}, by Youden's index on cross-validated probabilities"
+         " of the training patients"),
     ]  # fmt: skip
 
 
@@ -229,7 +232,7 @@ def _scale(p: pd.Series) -> dict[str, str]:
 
 
 # %% ../../nbs/80_signature/30_page.ipynb #ce1e5dbd
-def _mattered(signature: Signature, row: pd.Series) -> dict[str, list[tuple[str, ...]]]:
+def _mattered(signature: Signature, row: pd.Series) -> dict[str, Any]:
     "Effects of groups and of the six strongest columns, without those that have none."
     single, groups = feature_effects(signature, row)
     single, groups = single[single["effect"].abs() >= 0.0005].head(6), groups[groups.abs() >= 0.005]

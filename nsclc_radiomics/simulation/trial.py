@@ -97,7 +97,8 @@ _LINE = {1: 0.32, 2: 0.55, 3: 0.09, 4: 0.04}
 
 # %% ../../nbs/25_simulation/20_trial.ipynb #865ddc02
 def _from_table(table: tuple[tuple[float, float], ...], u: float) -> float:
-    return float(np.interp(u, *zip(*table)))
+    at, value = zip(*table)
+    return float(np.interp(u, at, value))
 
 
 # %% ../../nbs/25_simulation/20_trial.ipynb #cad54080

@@ -1,6 +1,8 @@
-"""Segmentation: `run()` for `make bench`; `python tests/bench_segmentation.py owkin [patches] [folds]` for real patients, out of fold.
+"""Segmentation: `run()` for `make bench`;
+`python bench/segmentation.py owkin [patches] [folds]` for real patients, out of fold.
 
-The second takes minutes: it trains one network a fold. It prints the table of scores, and seconds of training in wall and processor time.
+The second takes minutes: it trains one network a fold. It prints the table of scores, and seconds of
+training in wall and processor time.
 """
 
 import resource
