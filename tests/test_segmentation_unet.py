@@ -24,7 +24,7 @@ from nsclc_radiomics.segmentation.inference import segment, to_grid
 from nsclc_radiomics.segmentation.model import load_model, save_model
 from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_network, look, network_input, sharpness
 from nsclc_radiomics.segmentation.scores import dice
-from nsclc_radiomics.segmentation.seeded import centre_point, point_of
+from nsclc_radiomics.segmentation.seeded import centre_point
 from nsclc_radiomics.segmentation.segmenter import (
     open_model,
     seen_patients,
@@ -110,7 +110,7 @@ def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
         for half, sharp in told
     )
     told.clear()
-    segment(ct, Listener(), point_of(ct, middle))
+    segment(ct, Listener(), ct.index_to_point(middle))
     assert told and all(np.allclose(sharp, expected) and half is None for half, sharp in told)
 
 
@@ -253,7 +253,7 @@ def test_two_tumours_are_both_said_and_the_larger_is_kept():
     result = segment(image, Dense(), "search")
     assert len(result.places) == 2 and "1 more suspicious place" in result.note
     assert result.mask.array[balls[1]].mean() > 0.9 and not result.mask.array[balls[0]].any()
-    clicked = segment(image, Dense(), point_of(image, (25, 30, 20)))
+    clicked = segment(image, Dense(), image.index_to_point((25, 30, 20)))
     assert clicked.mask.array[balls[0]].mean() > 0.9 and not clicked.mask.array[balls[1]].any()
 
 
@@ -291,7 +291,7 @@ def test_the_grid_keeps_place_and_volume():
     grid = to_grid(mask, 4.0)
     share = grid.array.sum() * grid.voxel_volume / (mask.array.sum() * mask.voxel_volume)
     assert share == pytest.approx(1, abs=0.05)
-    assert np.allclose(point_of(grid, (np.array(grid.shape) - 1) / 2), point_of(mask, (np.array(mask.shape) - 1) / 2))
+    assert np.allclose(grid.centre, mask.centre)
 
 
 def test_trained_patients_are_known_again_under_another_name(cohort, trained, tmp_path):

@@ -57,7 +57,7 @@ def extract(
         inside = inside > 0
     if not inside.any():
         raise MaskError("the mask is empty: there is nothing to measure")
-    on_grid = Volume(inside, image.spacing, image.origin, image.direction, "mask")
+    on_grid = image.with_array(inside, "mask")
     return pd.Series(measure(image, on_grid, *chosen.parts), index=chosen.columns, dtype=float)
 
 

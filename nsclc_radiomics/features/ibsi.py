@@ -188,14 +188,13 @@ def centred_grid(volume: Volume, spacing: tuple[float, float, float]) -> sitk.Re
     has it.
     """
     old, new = np.array(volume.spacing), np.array(spacing, float)
-    count = np.array(volume.shape[::-1])
-    size = np.ceil(count * old / new).astype(int)
-    first = 0.5 * ((count - 1) * old - (size - 1) * new)
+    size = np.ceil(np.array(volume.shape[::-1]) * old / new).astype(int)
+    there = volume.grid.centred(new, size[::-1])
     grid = sitk.ResampleImageFilter()
-    grid.SetOutputSpacing(new.tolist())
-    grid.SetSize(size.tolist())
-    grid.SetOutputDirection(volume.direction)
-    grid.SetOutputOrigin((np.array(volume.origin) + np.array(volume.direction).reshape(3, 3) @ first).tolist())
+    grid.SetOutputSpacing(there.spacing)
+    grid.SetSize(there.shape[::-1])
+    grid.SetOutputDirection(there.direction)
+    grid.SetOutputOrigin(there.origin)
     return grid
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import MissingDependencyError, NsclcError
-from ..core.volume import Volume, grid_difference
+from ..core.volume import Volume, bounding_box, grid_difference
 from ..core.volume_files import read_volume
 from .filters import filtered
 from .formulas import (
@@ -25,7 +25,7 @@ from .formulas import (
     shape,
     size_zone,
 )
-from .frame import bounding_box, make_frame
+from .frame import make_frame
 from .matrices import Region, Texture
 
 # %% auto #0

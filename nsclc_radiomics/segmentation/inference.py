@@ -16,9 +16,8 @@ from scipy import ndimage
 
 from ..core.checks import option
 from ..core.errors import ImageError, OptionError
-from ..core.volume import Volume
+from ..core.volume import Grid, Volume, bounding_box, widen
 from .network import look, sharpness
-from .seeded import index_of, point_of
 from .training import SMALLEST_LOOK_MM, half_of, is_crop
 
 # %% auto #0
@@ -64,8 +63,8 @@ def segment(
             return _search(image, model, device)
         centre, half = (np.array(image.shape) - 1) / 2, half_of(image) if crop else None
     else:
-        index_of(image, where)
-        centre, half = voxel_of(image, where), None
+        image.nearest_voxel(where)  # refuses a point outside the image
+        centre, half = image.point_to_index(where), None
     return segmentation_of(image, [found] if (found := _look_twice(image, model, centre, half, device)) else [])
 
 
@@ -87,7 +86,7 @@ class FoundPart:
 
     @property
     def centre(self) -> tuple[float, float, float]:
-        return point_of(self.probability, ndimage.center_of_mass(self.inside))
+        return tuple(self.probability.index_to_point(ndimage.center_of_mass(self.inside)).tolist())
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #dfa72cf0
@@ -102,7 +101,7 @@ def _look_twice(
     found = _one_look(image, model, centre, wide, half, sharp, device)
     if found is None:
         return None
-    box = ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    box = bounding_box(found.inside)
     near = CLOSER * max((s.stop - s.start) * mm for s, mm in zip(box, found.probability.spacing[::-1]))
     near = max(near, SMALLEST_LOOK_MM)
     return (
@@ -125,20 +124,13 @@ def _one_look(
     "What is found nearest to a voxel in one look, so many mm (z, y, x) wide; None where there is nothing."
     size = model.patch
     step = wide / size / image.spacing[::-1]  # in the image's voxels
-    corner = point_of(image, centre - (size - 1) / 2 * step)
+    corner = tuple(image.index_to_point(centre - (size - 1) / 2 * step))
     seen = model.probability(look(image.array, centre, step, size), wide / size, half, sharp=sharp, device=device)
     grid = Volume(seen.astype(np.float32), tuple(wide[::-1] / size), corner, image.direction)
     inside = _one_part(seen >= THRESHOLD, np.full(3, (size - 1) / 2))
     if not inside.any():
         return None
     return FoundPart(grid.with_array(np.where(inside | (seen < THRESHOLD), seen, 0).astype(np.float32)), inside)
-
-
-# %% ../../nbs/30_segmentation/50_inference.ipynb #5e3fce14
-def voxel_of(grid: Volume, point: Sequence[float]) -> np.ndarray:
-    "A place in mm as a voxel (z, y, x) of the grid, with fractions."
-    direction = np.asarray(grid.direction).reshape(3, 3)
-    return (direction.T @ (np.asarray(point, float) - grid.origin) / grid.spacing)[::-1]
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7c9b7235
@@ -162,7 +154,7 @@ def segmentation_of(image: Volume, found: Sequence[FoundPart]) -> Segmentation:
     if not found:
         return Segmentation(blank, "no tumour found", table)
     moved = _to_image(found[0].probability, image)
-    inside = _one_part(moved >= THRESHOLD, voxel_of(image, found[0].centre))
+    inside = _one_part(moved >= THRESHOLD, image.point_to_index(found[0].centre))
     if inside.sum() * image.voxel_volume / 1000 < SMALLEST_CM3:
         return Segmentation(blank, f"no tumour found: only a spot of less than {SMALLEST_CM3} cm³", table)
     note = f"a tumour of {inside.sum() * image.voxel_volume / 1000:.1f} cm³"
@@ -188,23 +180,11 @@ def _to_image(grid: Volume, image: Volume) -> np.ndarray:
     hot = np.argwhere(grid.array >= 0.1)
     if not len(hot):
         return out
-    ends = np.array([voxel_of(image, point_of(grid, c)) for c in (hot.min(0) - 1, hot.max(0) + 1)])
+    ends = image.point_to_index(grid.index_to_point(np.array([hot.min(0) - 1, hot.max(0) + 1])))
     low = np.maximum(np.floor(ends.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(ends.max(0)).astype(int) + 1, image.shape)
-    size = [int(n) for n in (high - low)[::-1]]
-    target = (
-        size,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        point_of(image, low),
-        image.spacing,
-        image.direction,
-        0.0,
-        sitk.sitkFloat32,
-    )
-    out[tuple(slice(a, b) for a, b in zip(low, high))] = sitk.GetArrayViewFromImage(
-        sitk.Resample(grid.to_sitk(), *target, True)
-    )
+    box = tuple(slice(a, b) for a, b in zip(low, high))
+    out[box] = grid.resample_like(image.grid.crop(box)).array
     return out
 
 
@@ -220,20 +200,8 @@ def to_grid(volume: Volume, spacing: float) -> Volume:
     if max(factors) > 1:
         image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize())])
     cells = [max(1, round(n * s / spacing)) for n, s in zip(volume.shape[::-1], volume.spacing)]
-    middle = point_of(volume, (np.array(volume.shape) - 1) / 2)
-    direction = np.asarray(volume.direction).reshape(3, 3)
-    origin = np.array(middle) - direction @ ((np.array(cells) - 1) / 2 * spacing)
-    grid = (
-        cells,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        tuple(origin),
-        (spacing,) * 3,
-        volume.direction,
-        0.0,
-        sitk.sitkFloat32,
-    )
-    return Volume.from_sitk(sitk.Resample(image, *grid, True), volume.unit)
+    grid = Grid.around(volume.centre, cells[::-1], spacing, volume.direction)
+    return Volume.from_sitk(image, volume.unit).resample_like(grid)
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #36a15e21
@@ -251,8 +219,7 @@ def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
         return tuple(slice(0, k) for k in grid.shape)
     lung = np.isin(parts, np.flatnonzero(size * grid.voxel_volume >= 1e5))
     room = round(30 / grid.spacing[0])
-    box = ndimage.find_objects(lung.astype(np.uint8))[0]
-    return tuple(slice(max(0, s.start - room), min(k, s.stop + room)) for s, k in zip(box, grid.shape))
+    return widen(bounding_box(lung), room, grid.shape)
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #81ed4aaf
@@ -294,8 +261,8 @@ def _search(image: Volume, model: Any, device: str) -> Segmentation:
     for label in 1 + np.argsort(-sums, kind="stable")[:MOST_PLACES]:
         if (parts == label).sum() * grid.voxel_volume / 1000 < SMALLEST_CM3:
             continue
-        point = point_of(grid, np.argwhere(parts == label).mean(0))
-        place = _look_twice(image, model, voxel_of(image, point), None, device)
+        point = grid.index_to_point(np.argwhere(parts == label).mean(0))
+        place = _look_twice(image, model, image.point_to_index(point), None, device)
         if place and not any(
             _holds(one, other.centre) for a, b in ((place, f) for f in found) for one, other in ((a, b), (b, a))
         ):
@@ -306,5 +273,5 @@ def _search(image: Volume, model: Any, device: str) -> Segmentation:
 # %% ../../nbs/30_segmentation/50_inference.ipynb #44bdc696
 def _holds(found: FoundPart, point: Sequence[float]) -> bool:
     "Does a place in mm lie in the box of what was found?"
-    at, box = voxel_of(found.probability, point), ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    at, box = found.probability.point_to_index(point), bounding_box(found.inside)
     return all(s.start <= a < s.stop for a, s in zip(at, box))

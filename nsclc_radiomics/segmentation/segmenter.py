@@ -32,7 +32,7 @@ from .inference import Segmentation, segment
 from .model import Segmenter, load_model, save_model
 from .network import UnetSettings, torch_and_monai
 from .scores import segmentation_scores
-from .seeded import centre_point, point_of, segment_seeded
+from .seeded import centre_point, segment_seeded
 from .training import Case, fingerprint, prepare_cases, train_network
 
 # %% auto #0
@@ -262,7 +262,7 @@ def seeded(image: Volume, where: Any) -> Segmentation:
             raise OptionError(
                 f"one-click segmentation needs a point, or {option('where', 'centre')} or mask, got {where!r}"
             )
-        where = point_of(image, (np.array(image.shape) - 1) / 2)
+        where = image.centre
     blank = pd.DataFrame(columns=["x", "y", "z", "volume_cm3", "probability"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

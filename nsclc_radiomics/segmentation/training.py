@@ -19,7 +19,7 @@ from ..core.checks import advice
 from ..core.compute import choose_device, choose_precision, make_rng, show_progress, torch_apart
 from ..core.errors import ModelError, NsclcError
 from ..core.files import content_hash
-from ..core.volume import Volume
+from ..core.volume import Volume, bounding_box
 from ..loading.mask import read_mask
 from .network import (
     UnetSettings,
@@ -80,7 +80,7 @@ def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Cas
         np.array(image.spacing[::-1]),
         is_crop(image),
     )
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    box = bounding_box(inside)
     point = (np.array(image.shape) - 1) / 2 if crop else ndimage.center_of_mass(inside)
     reach = (
         np.full(3, np.inf) if crop else (0.75 * settings.patch * settings.spacing + 30) / spacing

@@ -19,11 +19,9 @@ from ..core.errors import MissingDependencyError, NsclcError
 from ..core.volume import Volume
 from ..core.volume_files import read_volume
 from ..loading.mask import read_mask
-from ..loading.preprocess import turned_to_lps
 from ..loading.views import WINDOWS, largest_slice, show_slice
 from .inference import segment
 from .scores import segmentation_scores
-from .seeded import point_of
 from .segmenter import open_model
 
 # %% auto #0
@@ -107,7 +105,7 @@ class SeedViewer:
     @property
     def point(self) -> tuple[float, float, float]:
         "The crosshair's place in the patient, mm, x, y, z."
-        return point_of(self.image, self.index)
+        return tuple(self.image.index_to_point(self.index).tolist())
 
     def outline(self) -> None:
         "Outline the tumour at the crosshair, show it, and say what was found, or why nothing was."
@@ -165,11 +163,11 @@ def plot_outlines(
     fig = Figure(figsize=(1.5 * len(cases), 1.95), layout="constrained")
     for ax, (patient, word) in zip(fig.subplots(1, len(cases), squeeze=False)[0], cases.items()):
         stored = cohort.image(patient)
-        image, truth = turned_to_lps(stored), turned_to_lps(read_mask(cohort.mask_path(patient), stored))
+        image, truth = stored.to_lps(), read_mask(cohort.mask_path(patient), stored).to_lps()
         file = Path(masks) / f"{patient}.nii.gz"
         k = largest_slice(truth)
         show_slice(ax, image, truth, k, "lung", field, EXPERT)
-        found = turned_to_lps(read_volume(file)).array[k] if file.is_file() else np.zeros(image.shape[1:])
+        found = read_volume(file).to_lps().array[k] if file.is_file() else np.zeros(image.shape[1:])
         dx, dy = image.spacing[:2]
         if found.any():
             ax.contour(
