@@ -5,11 +5,11 @@
 # %% ../../nbs/20_loading/90_views.ipynb #e0986bb7
 from __future__ import annotations
 
-from typing import Any
 import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -5,10 +5,9 @@
 # %% ../../nbs/30_segmentation/50_inference.ipynb #c00fbfc5
 from __future__ import annotations
 
-from typing import Any
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
