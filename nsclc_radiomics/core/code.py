@@ -62,8 +62,9 @@ def _start(node: ast.ImportFrom, package: str, room: str) -> str | None:
     if node.level:
         above = room.split(".")[: len(room.split(".")) - node.level + 1] if room else []
         return ".".join(filter(None, [*above, node.module]))
-    if node.module == package or (node.module or "").startswith(f"{package}."):
-        return node.module[len(package) + 1 :]
+    module = node.module or ""
+    if module == package or module.startswith(f"{package}."):
+        return module[len(package) + 1 :]
     return None
 
 
@@ -157,7 +158,8 @@ class _Facts:
 
 # %% ../../nbs/00_core/24_code.ipynb #2d76b94b
 def _read_facts(path: Path) -> _Facts:
-    return _Facts(**{name: tuple(v) if isinstance(v, list) else v for name, v in read_json(path).items()})
+    known = read_json(path)
+    return _Facts(tuple(known["imports"]), tuple(known["texts"]), known["code"])
 
 
 # %% ../../nbs/00_core/24_code.ipynb #38ea75a4
@@ -222,13 +224,14 @@ _KEEPING = ("core.cache", "core.code")  # they decide what is kept, not what it 
 @lru_cache(maxsize=None)
 def _front_door(package: Path) -> dict[str, str]:
     "Names that the package itself gives, each with its module, as its `__init__.py` lists them in a mapping."
-    tree, found = ast.parse((package / "__init__.py").read_text(encoding="utf-8")), {}
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    found: dict[str, str] = {}
     for node in [n for n in ast.walk(tree) if isinstance(n, ast.Dict)]:
         for name, place in zip(node.keys, node.values):
             texts = [n.value for n in ast.walk(place) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
             if isinstance(name, ast.Constant) and texts:
                 module = _find_module(package, texts[0].removeprefix(f"{package.name}.").lstrip("."))
-                found |= {name.value: module} if module else {}
+                found |= {str(name.value): module} if module else {}
     return found
 
 

@@ -59,7 +59,10 @@ def automatic_outlines(
     DataError where nobody is left to outline. A patient whose mask cannot be used is left out, and named; without two
     training patients no network is trained.
     """
-    out, chosen, parts, how = Path(out), {}, [], {"one click": ("seeded", "mask")}
+    out = Path(out)
+    chosen: dict[str, list[str]] = {}
+    parts: list[pd.DataFrame] = []
+    how: dict[str, tuple[Segmenter | str, str]] = {"one click": ("seeded", "mask")}
     for which, rows in cohort.patients[cohort.patients["has_ct"].eq(True)].groupby("split"):
         ids = sorted(rows["patient_id"])
         drawn = sorted(ids[k] for k in make_rng(compute.seed, "outlined", which).permutation(len(ids))[:most])
@@ -71,10 +74,10 @@ def automatic_outlines(
         )
         settings = None
     if settings is not None:
-        model, scores = train_segmenter(
+        trained, scores = train_segmenter(
             cohort, out / "training", settings, 2, chosen["train"], compute, replace_other=True
         )
-        parts, how = [scores.assign(set="train, out of fold", method="network")], {"network": (model, "auto"), **how}
+        parts, how = [scores.assign(set="train, out of fold", method="network")], {"network": (trained, "auto"), **how}
     new = [p for which in ("holdout", "external") for p in chosen.get(which, [])]
     split = cohort.patients.set_index("patient_id")["split"]
     for method, (model, where) in how.items() if new else ():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -100,7 +101,7 @@ def plot_shap(
 ) -> tuple[Figure, pd.DataFrame]:
     "A summary for each model, one point a patient for each of its most used features, and the table of what was drawn."
     heights = [0.9 + 0.26 * min(top, e.values.shape[1]) for e in explained.values()]
-    shape = {"figsize": (6.8, sum(heights)), "height_ratios": heights, "layout": "constrained"}
+    shape: dict[str, Any] = {"figsize": (6.8, sum(heights)), "height_ratios": heights, "layout": "constrained"}
     fig, axes = plt.subplots(len(explained), 1, squeeze=False, **shape)
     drawn = []
     for ax, (name, e) in zip(axes[:, 0], explained.items()):
@@ -171,12 +172,14 @@ def baseline_checks(
     Each seed makes a model on a bootstrap sample of the patients. These models are compared with each other, and each
     with a model of the same seed on permuted labels.
     """
-    true, permuted, gaps = [], [], []
+    true: list[pd.Series] = []
+    permuted: list[pd.Series] = []
+    gaps = []
     for seed in seeds:
         rng = make_rng(seed, "explanation")
-        rows = np.concatenate([rng.choice(np.flatnonzero(y == k), int((y == k).sum())) for k in (0, 1)])
-        table, labels = X.iloc[rows].reset_index(drop=True), y.iloc[rows].to_numpy()
-        for target, found in ((labels, true), (y.sample(frac=1, random_state=seed).to_numpy()[rows], permuted)):
+        drawn = np.concatenate([rng.choice(np.flatnonzero(y == k), int((y == k).sum())) for k in (0, 1)])
+        table, labels = X.iloc[drawn].reset_index(drop=True), y.iloc[drawn].to_numpy()
+        for target, found in ((labels, true), (y.sample(frac=1, random_state=seed).to_numpy()[drawn], permuted)):
             model = make(seed).fit(table, target)
             explained = explain_baseline(model, X_new, table)
             gaps.append(additivity_gap(model, X_new, explained))

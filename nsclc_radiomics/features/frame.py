@@ -71,8 +71,8 @@ def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tu
     grid.SetInterpolator(sitk.sitkNearestNeighbor)
     resampled_mask = Volume.from_sitk(grid.Execute(whole), "mask")
     margin = _SPLINE_MARGIN + np.ceil(pad / ratio).astype(int)
-    near = image.crop(widen(box, margin[::-1], image.shape)).to_sitk()
-    grid.SetOutputPixelType(near.GetPixelID())
+    part = image.crop(widen(box, margin[::-1], image.shape)).to_sitk()
+    grid.SetOutputPixelType(part.GetPixelID())
     grid.SetInterpolator(getattr(sitk, setting.get("interpolator") or "sitkBSpline"))
     return Volume.from_sitk(grid.Execute(part), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
 

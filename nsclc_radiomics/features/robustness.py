@@ -371,6 +371,6 @@ def real_tumours(count: int = 15) -> dict[str, tuple[Volume, Volume]]:
     reference = reference_dir()
     if reference is None:
         return {}
-    folder = reference_dir() / "owkin"
+    folder = reference / "owkin"
     names = (folder / "exact_feature_cases.txt").read_text().split()[:count]
     return {name: read_owkin_case(folder / "x_train" / "images" / f"patient_{name}.npz") for name in names}

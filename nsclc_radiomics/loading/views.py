@@ -212,7 +212,7 @@ def axial_size(
     length, line, k, contour = max(found, key=lambda f: f[0])
     short, across = _across(contour, line)
     x, y = line.mean(0) / turned.spacing[:2]
-    z = float(turned.index_to_point((k, y, x))[2])
+    z = float(turned.index_to_point(np.array([k, y, x]))[2])
     return AxialSize(length, short, line, across, int(k), len(inside), z)
 
 

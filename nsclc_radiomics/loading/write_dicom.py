@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -59,7 +58,7 @@ def _save(ds: Dataset, path: Path, values: Mapping[str, Any]) -> Path:
     "Write a data set, with header values by keyword that replace or join its own; None removes one."
     for keyword, value in values.items():
         if value is None:
-            ds.pop(tag_for_keyword(keyword), None)
+            ds.pop(keyword, None)
         else:
             setattr(ds, keyword, value)
     path.parent.mkdir(parents=True, exist_ok=True)

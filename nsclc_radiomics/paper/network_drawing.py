@@ -46,7 +46,7 @@ def layer_shapes(
     start = torch.ones((2, *input_shape), device=device)
     seen: list[tuple[str, Any]] = [("input", start)]  # kept alive, so that no later tensor is taken for an earlier one
 
-    def note(name: str, layer: torch.nn.Module, given: tuple[Any, ...], made: Any) -> None:
+    def note(name: str, layer: Any, given: tuple[Any, ...], made: Any) -> None:
         after = next((n for n, t in reversed(seen) if t.data_ptr() == given[0].data_ptr()), "")
         facts = {"layer": name, "kind": type(layer).__name__, "detail": _detail(layer), "output": tuple(made.shape[1:])}
         rows.append({**facts, "weights": sum(p.numel() for p in layer.parameters()), "after": after})
@@ -186,7 +186,7 @@ def _draw_sides(ax: Axes, stages: pd.DataFrame, main: pd.DataFrame, sides: set[i
     join = next((at[s] for s in main.stage[main.source < 0] if s), len(main) - 1)
     place = [(_PITCH * (p % _IN_A_ROW), -_FALL * (p // _IN_A_ROW)) for p in range(join + 1)]
     end, bottom = place[join][0] + 0.28, place[join][1] - 2.2
-    style = {"color": "0.35", "lw": 0.9, "zorder": 0}
+    style: dict[str, Any] = {"color": "0.35", "lw": 0.9, "zorder": 0}
     for side in stages[stages.stage.isin(sides)].itertuples():
         x, y = place[at[side.source]]
         down = x + _PITCH - 0.22
@@ -212,7 +212,7 @@ def _array(ax: Axes, x: float, y: float, row: Any, widest: int) -> tuple[float, 
         _cuboid(ax, x, y, edge, depth, _KINDS[row.kind])
         return depth + 0.42 * edge, 0.8 * edge
     edge, colour = 0.28 + 0.22 * math.log2(row.output[0] + 1), _KINDS[row.kind]
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.06", "fc": colour, "alpha": 0.6, "ec": colour}
+    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.06", "fc": colour, "alpha": 0.6, "ec": colour}
     ax.add_patch(FancyBboxPatch((x + 0.2, y - edge / 2), 0.16, edge, **shape))
     return 0.56, edge / 2
 

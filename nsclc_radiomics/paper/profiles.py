@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..cohort.folder import Cohort, load_cohort
 from ..core.cache import keep_at
@@ -120,8 +121,9 @@ def run_cohort(
         return load_cohort(project_root() / cohort)
 
     def simulate(folder: Path) -> None:
-        sizes = {"patients": size.patients, "external": size.external, "jobs": size.jobs}
-        simulate_cohort(folder, **sizes, world="claimed", seed=seed, progress=False)
+        simulate_cohort(
+            folder, size.patients, size.external, world="claimed", seed=seed, jobs=size.jobs, progress=False
+        )
 
     with run.alone("cohort"):
         return keep_at(run.path / "cohort", key, simulate, load_cohort)
@@ -143,14 +145,17 @@ def note_run(
         if cohort
         else content_hash(size.patients, size.external, seed, code_key("simulation.cohort"))
     )
-    noted = {"parameters": {"cohort": cohort, "profile": profile, "seed": seed}, "inputs": {"cohort": made}}
+    noted: dict[str, dict[str, Any]] = {
+        "parameters": {"cohort": cohort, "profile": profile, "seed": seed},
+        "inputs": {"cohort": made},
+    }
     before = noted_inputs(run)
     if before != noted:
         if before["parameters"] and (
             before["parameters"] != noted["parameters"] or (cohort and before["inputs"] != noted["inputs"])
         ):
             _forget_results(run)
-        note_inputs(run, **noted)
+        note_inputs(run, noted["parameters"], noted["inputs"])
     return noted["inputs"]
 
 

@@ -47,7 +47,9 @@ def all_aucs(
 
     Each model on each set of patients once: no controls, differences or learning curves.
     """
-    rows = [("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()]
+    rows: list[tuple[Any, ...]] = [
+        ("paper, Table 5", m.model, m.auc, None, None, "reported") for m in reported_performance(5).itertuples()
+    ]
     rows.append(("other groups", "external validations", None, *_EXTERNAL_VALIDATIONS, "reported"))
     own = {key: entry for key, entry in numbers.items() if _COMPARED.fullmatch(key)}
     for kind in ("simulated", "real"):

@@ -45,8 +45,11 @@ class Segmenter(Protocol):
     gives a `Segmentation`. `open_model` opens each kind by its name.
     """
 
-    name: str
-    trained_on: Mapping[str, str]  # patient_id -> fingerprint of the CT; empty where it was not trained or does not say
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trained_on(self) -> Mapping[str, str]: ...  # patient_id -> fingerprint of the CT; empty where it does not say
 
     def __call__(self, image: Volume, where: str | Sequence[float] = "auto", device: str = "auto") -> Segmentation: ...
 
@@ -64,10 +67,10 @@ class PatchNetworks(Protocol):
     def probability(
         self,
         hu: np.ndarray,
-        spacing: Sequence[float],
-        half: Sequence[float] | None = None,
+        spacing: Sequence[float] | np.ndarray,
+        half: Sequence[float] | np.ndarray | None = None,
         known: bool = True,
-        sharp: Sequence[float] = ...,
+        sharp: Sequence[float] | np.ndarray = ...,
         device: str = "auto",
     ) -> np.ndarray: ...
 

@@ -48,10 +48,10 @@ class UnetSegmenter:
     def probability(
         self,
         hu: np.ndarray,  # (n, n, n): a look, of n = `patch` voxels a side
-        spacing: Sequence[float],  # mm (z, y, x) of its voxels
-        half: Sequence[float] | None = None,  # mm from its middle to the faces of a crop
+        spacing: Sequence[float] | np.ndarray,  # mm (z, y, x) of its voxels
+        half: Sequence[float] | np.ndarray | None = None,  # mm from its middle to the faces of a crop
         known: bool = True,  # False: its middle is no point in a tumour
-        sharp: Sequence[float] = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
+        sharp: Sequence[float] | np.ndarray = (USUAL_SHARPNESS,) * 3,  # of the scan (z, y, x), from `sharpness`
         device: str = "auto",
     ) -> np.ndarray:
         """Probability of tumour at each voxel (n, n, n): the mean over networks and, with a point, over mirror images.
