@@ -63,7 +63,7 @@ def test_the_names_are_the_same_for_python_editors_and_type_checkers():
         assert found.__module__ == f"nsclc_radiomics.{module}" and found.__name__ == name
         assert name in sys.modules[found.__module__].__all__
     with pytest.raises(AttributeError, match="no attribute 'radiomics'"):
-        nr.radiomics
+        _ = nr.radiomics
 
 
 def test_the_page_that_help_shows_names_all_of_them_and_every_room():

@@ -323,9 +323,8 @@ def test_a_ct_without_mask_names_both_ways_out(kind, volume, patients, tmp_path,
 
 def test_options_that_a_cohort_would_not_use_are_refused(volume, patients):
     cohort, who, case = one_of(patients)
-    with pytest.raises(OptionError, match="mask"):
-        with case_cohort(patients, mask=case["mask"]):
-            pass
+    with pytest.raises(OptionError, match="mask"), case_cohort(patients, mask=case["mask"]):
+        pass
 
 
 # --- the tumour on the page

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -112,17 +112,14 @@ def _texts(tree: ast.AST) -> Iterator[str]:
     }
     joined |= {id(a) for n in ast.walk(tree) if isinstance(n, ast.Call) for a in n.args if len(n.args) > 1}
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and re.fullmatch(r"\w+(/[\w./-]*)?", node.value)
-        ):
-            if "/" in node.value or id(node) in joined:
-                yield node.value
+        if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            continue
+        if re.fullmatch(r"\w+(/[\w./-]*)?", node.value) and ("/" in node.value or id(node) in joined):
+            yield node.value
 
 
 # %% ../../nbs/00_core/24_code.ipynb #917faa64
-@lru_cache(maxsize=None)
+@cache
 def _data_folders(package: Path) -> list[str]:
     "The package's folders with data and no module."
     return sorted(
@@ -131,7 +128,7 @@ def _data_folders(package: Path) -> list[str]:
 
 
 # %% ../../nbs/00_core/24_code.ipynb #9022f906
-@lru_cache(maxsize=None)
+@cache
 def _named_data(package: Path, text: str) -> set[Path]:
     "The shipped files that a text names: one, with or without its ending, or else all of its folder."
     folder, _, name = text.partition("/")
@@ -189,7 +186,7 @@ _OWN = content_hash(
 
 
 # %% ../../nbs/00_core/24_code.ipynb #59ec2bb5
-@lru_cache(maxsize=None)
+@cache
 def _module(package: Path, name: str) -> _Facts:
     "The facts of a module, read once in a process."
     file = package.joinpath(*name.split(".")).with_suffix(".py")
@@ -197,7 +194,7 @@ def _module(package: Path, name: str) -> _Facts:
 
 
 # %% ../../nbs/00_core/24_code.ipynb #67e1a90f
-@lru_cache(maxsize=None)
+@cache
 def _find_module(package: Path, name: str) -> str | None:
     "The module that a dotted name lies in: `core.files` of `core.files.read_json`; None where it lies in none."
     parts = name.split(".")
@@ -221,7 +218,7 @@ _KEEPING = ("core.cache", "core.code")  # they decide what is kept, not what it 
 
 
 # %% ../../nbs/00_core/24_code.ipynb #af4d4d35
-@lru_cache(maxsize=None)
+@cache
 def _front_door(package: Path) -> dict[str, str]:
     "Names that the package itself gives, each with its module, as its `__init__.py` lists them in a mapping."
     tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
@@ -267,7 +264,7 @@ def code_parts(
 
 
 # %% ../../nbs/00_core/24_code.ipynb #b2db804b
-@lru_cache(maxsize=None)
+@cache
 def code_key(
     *names: str,  # modules, as in `code_parts`
     without: tuple[str, ...] = (),  # the same

@@ -274,8 +274,8 @@ def _study_aucs(
 
 # %% ../../nbs/70_evaluation/60_recovery.ipynb #cf4b0985
 def _leaky_study(truth: float, patients: int, responders: float, rng: np.random.Generator) -> float:
-    """Cross-validated AUC of a diagonal linear discriminant on those 50 of 2000 features that suit all labels best; only
-    one of them holds the truth.
+    """Cross-validated AUC of a diagonal linear discriminant on those 50 of 2000 features that suit all labels best;
+    only one of them holds the truth.
     """
     label = np.arange(patients) < round(patients * responders)
     X = rng.normal(size=(patients, 2000)).astype(np.float32)

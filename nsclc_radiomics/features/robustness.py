@@ -115,7 +115,8 @@ def intraclass_correlation(
     patients and k measurements, the kinds are
 
     - ICC(1,1), one-way random effects: (B - W) / (B + (k-1) W), interval from F = B / W;
-    - ICC(2,1), two-way random effects, absolute agreement: (B - E) / (B + (k-1) E + k (J - E) / n), Satterthwaite's interval;
+    - ICC(2,1), two-way random effects, absolute agreement: (B - E) / (B + (k-1) E + k (J - E) / n), interval by
+      Satterthwaite;
     - ICC(3,1), two-way mixed effects, consistency: (B - E) / (B + (k-1) E), interval from F = B / E.
 
     The formulas and intervals are those of Shrout and Fleiss 1979 and McGraw and Wong 1996. Where all values are equal

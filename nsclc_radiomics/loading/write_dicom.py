@@ -145,8 +145,8 @@ def write_pet(
     weight_kg: float = 70.0,
     dose_bq: float = 250_000_000,  # at injection
 ) -> list[Path]:
-    """Write a simulated patient's PET as one file a slice in Bq/ml, decay-corrected to the start of the scan, and return
-    the files.
+    """Write a simulated patient's PET as one file a slice in Bq/ml, decay-corrected to the start of the scan, and
+    return the files.
     """
     factor = dose_bq * 2 ** (-_UPTAKE_TIME / HALF_LIFE) / (weight_kg * 1000)  # Bq/ml in one SUVbw
     drug = Dataset()

@@ -59,12 +59,13 @@ def all_aucs(
             for patients, model, key in found
         ]
     table = pd.DataFrame(rows, columns=["patients", "model", "value", "low", "high", "evidence"])
-    return table.astype({c: float for c in ("value", "low", "high")})
+    return table.astype(dict.fromkeys(("value", "low", "high"), float))
 
 
 # %% ../../nbs/90_paper/85_real_results.ipynb #0b3c735e
 _COMPARED = re.compile(
-    r"((cross_validated|holdout|external)\.\w+|world\.(published|null)\.(holdout|external)\.\w+|marker\.(pdl1|tmb)|real\..+)\.auc"
+    r"((cross_validated|holdout|external)\.\w+|world\.(published|null)\.(holdout|external)\.\w+"
+    r"|marker\.(pdl1|tmb)|real\..+)\.auc"
 )
 _PLACES = {
     "real.ct.cross_validated": "CT, both hospitals",
@@ -75,10 +76,20 @@ _PLACES = {
     "real.lung1": "Lung1",
     "real.radboud": "Radboud",
 }
-_WAYS = {"pdl1": "PD-L1", "honest": "features chosen inside folds", "leaky": "features chosen before the split (wrong)"} | {
-    "3d_cnn": "3D-CNN", "published_3d_cnn": "published 3D-CNN", "svm": "SVM", "pd_l1": "PD-L1", "tmb": "TMB", "dnlr": "dNLR",
-    "logistic_regression_lasso": "logistic regression (LASSO)", "logistic_regression_pca": "logistic regression (PCA)", "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
-}  # fmt: skip
+_WAYS = {
+    "pdl1": "PD-L1",
+    "honest": "features chosen inside folds",
+    "leaky": "features chosen before the split (wrong)",
+    "3d_cnn": "3D-CNN",
+    "published_3d_cnn": "published 3D-CNN",
+    "svm": "SVM",
+    "pd_l1": "PD-L1",
+    "tmb": "TMB",
+    "dnlr": "dNLR",
+    "logistic_regression_lasso": "logistic regression (LASSO)",
+    "logistic_regression_pca": "logistic regression (PCA)",
+    "voxels_shuffled_lasso": "voxels shuffled (LASSO)",
+}
 
 
 # %% ../../nbs/90_paper/85_real_results.ipynb #378c6403
@@ -125,10 +136,13 @@ def for_clinicians(
     return "\n\n".join(
         [
             (
-                f"**What a clinician can take from this.** The paper reports an AUC of {told('reported.table5.3d_cnn.auc')}"
+                "**What a clinician can take from this.** The paper reports an AUC of"
+                f" {told('reported.table5.3d_cnn.auc')}"
                 " for its network. On real CTs with two-year survival, the whole procedure of choosing and fitting a"
-                f" signature reaches {told('real.ct.nested.signature.auc')} where patients of both hospitals are on both"
-                f" sides; the tumour's volume alone reaches {told('real.ct.cross_validated.volume_alone.auc')} and clinical"
+                f" signature reaches {told('real.ct.nested.signature.auc')} where patients of both hospitals are"
+                " on both"
+                f" sides; the tumour's volume alone reaches {told('real.ct.cross_validated.volume_alone.auc')}"
+                " and clinical"
                 f" facts alone {told('real.ct.cross_validated.clinical_facts_alone.auc')}. The 3D-CNN there:"
                 f" {told('real.ct.cross_validated.3d_cnn.auc')}, and together with features and clinical facts"
                 f" {told('real.ct.cross_validated.hybrid.auc')}. Trained at one hospital and tested at the other: the"
@@ -136,10 +150,14 @@ def for_clinicians(
                 f" {elsewhere('volume_alone')}. These last are the numbers that a new hospital would see."
             ),
             (
-                f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')} at one hospital"
-                f" and {told('real.radboud.published_3d_cnn.auc')} at another; external validations of radiomic signatures"
-                f" usually report {_EXTERNAL_VALIDATIONS[0]:.2f} to {_EXTERNAL_VALIDATIONS[1]:.2f}. How much a mistake in"
-                " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen inside the folds"
+                f"Scores of a network published by others give {told('real.lung1.published_3d_cnn.auc')} at one"
+                " hospital"
+                f" and {told('real.radboud.published_3d_cnn.auc')} at another; external validations of radiomic"
+                " signatures"
+                f" usually report {_EXTERNAL_VALIDATIONS[0]:.2f} to {_EXTERNAL_VALIDATIONS[1]:.2f}. How much a"
+                " mistake in"
+                " method is worth: with an outcome dealt by lot, where the truth is 0.50, features chosen inside"
+                " the folds"
                 f" give {told('real.lung1.honest.auc_by_lot')}, and chosen before the split"
                 f" {told('real.lung1.leaky.auc_by_lot')}; with the true outcome {told('real.lung1.honest.auc')} and"
                 f" {told('real.lung1.leaky.auc')}."

@@ -41,8 +41,8 @@ class Segmentation:
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #ab865a79
 class Segmenter(Protocol):
-    """What outlines a tumour: called with a CT in HU and where to look (`auto`, `centre`, `search` or a point in mm), it
-    gives a `Segmentation`. `open_model` opens each kind by its name.
+    """What outlines a tumour: called with a CT in HU and where to look (`auto`, `centre`, `search` or a point in mm),
+    it gives a `Segmentation`. `open_model` opens each kind by its name.
     """
 
     @property
@@ -56,7 +56,9 @@ class Segmenter(Protocol):
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #4f53d6a6
 class PatchNetworks(Protocol):
-    "What `segment_by_network` applies: networks that give each voxel of a patch its probability of tumour, see `UnetSegmenter`."
+    """What `segment_by_network` applies: networks that give each voxel of a patch its probability of tumour, see
+    `UnetSegmenter`.
+    """
 
     @property
     def patch(self) -> int: ...  # voxels on each side
