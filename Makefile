@@ -21,11 +21,12 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 
-.PHONY: help setup install paper test lab docs verify bench sync readme publish clean clean-runs
+.PHONY: help setup install paper test coverage lab docs verify bench sync readme publish clean clean-runs
 
 help:
 	@echo "make paper    execute the paper's notebooks into $(RUN)  (PROFILE=full|smoke RUN=folder COHORT=folder)"
 	@echo "make test     library in sync, notebooks' asserts, pytest, a smoke run of the paper"
+	@echo "make coverage the tests again, and how much of the library they reach"
 	@echo "make lab      JupyterLab with the right kernel"
 	@echo "make docs     the executed notebooks as a site in _docs/"
 	@echo "make verify   run the smoke profile twice and compare; compare the committed notebooks with the newest full run"
@@ -85,7 +86,7 @@ install:
 	@$(PIP) install -qq --no-compile $(INDEX) -r requirements.lock
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(ENV)/lib nsclc_radiomics >/dev/null 2>&1 || true  # on all cores; templates may fail
-	@$(BIN)/python -c "import sys; from nsclc_radiomics.cohort import fetch_sample; fetch_sample(sys.argv[1])" $(ARCHIVE)
+	@$(BIN)/python -c "import sys; from nsclc_radiomics import fetch_sample; fetch_sample(sys.argv[1])" $(ARCHIVE)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config merge.nbdev-merge.name "notebooks are merged cell by cell"; \
 	  git config merge.nbdev-merge.driver "\"`cd $(BIN) && pwd`/nbdev_merge\" %O %A %B %P"; fi
@@ -98,6 +99,9 @@ paper: setup
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+
+coverage: setup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered tests
 
 lab: setup
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs  # root is the user in a container
@@ -112,11 +116,11 @@ verify: setup
 	$(if $(wildcard runs/full/numbers.json),$(BIN)/nsclc-radiomics verify runs/full nbs/paper --numbers)
 
 bench: setup
-	$(BIN)/python tests/bench.py $(BENCH)
+	$(BIN)/python bench/run.py $(BENCH)
 
 sync: setup
 	$(BIN)/python tools/export.py
-	$(BIN)/python -c 'from glob import glob; from nbdev.clean import nbdev_clean; [nbdev_clean(f) for f in [*glob("nbs/[0-9]*_*/*.ipynb"), "nbs/own_cohort.ipynb"]]'  # executed notebooks stay as they are
+	$(BIN)/python tools/clean.py
 	$(MAKE) --no-print-directory readme
 
 readme: setup

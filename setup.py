@@ -54,7 +54,7 @@ setup(
         *find_packages(include=["nsclc_radiomics", "nsclc_radiomics.*"]),
         *(f"nsclc_radiomics.{name}" for name in DATA),
     ],
-    package_data={f"nsclc_radiomics.{name}": ["*"] for name in DATA},
+    package_data={"nsclc_radiomics": ["py.typed"], **{f"nsclc_radiomics.{name}": ["*"] for name in DATA}},
     include_package_data=False,
     python_requires=f">={pythons[0]},<3.{int(pythons[-1].split('.')[1]) + 1}",
     install_requires=cfg["requirements"].split(),

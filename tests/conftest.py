@@ -36,6 +36,13 @@ def reference() -> Path:
     return found
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    "How many tests could not compare with data that may not be passed on."
+    skipped = terminalreporter.stats.get("skipped", [])
+    if count := sum("reference data" in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(f"{count} tests skipped for want of the reference data (NSCLC_REFERENCE)")
+
+
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Path:
     "The cohort of two real lung CTs; their archive is there after set-up."

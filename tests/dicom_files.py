@@ -1,4 +1,5 @@
-"""DICOM files that the tests need and that `write_series` does not write: PET of many kinds, multi-frame objects, structure sets."""
+"""DICOM files that the tests need and that `write_series` does not write: PET of many kinds, multi-frame objects,
+structure sets."""
 
 import copy
 from pathlib import Path

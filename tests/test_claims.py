@@ -1,4 +1,5 @@
-"""The claims ledger: quotes against the paper, arithmetic against findings made by others, and verdicts that change when numbers do."""
+"""The claims ledger: quotes against the paper, arithmetic against findings made by others,
+and verdicts that change when numbers do."""
 
 import csv
 

@@ -295,7 +295,7 @@ def test_the_same_is_said_once(cohort, capsys, monkeypatch):
 
     def fetched(*given, **named):
         for _ in range(3):
-            warnings.warn("two patients look alike")
+            warnings.warn("two patients look alike")  # noqa: B028
         return pd.DataFrame(
             {"patient_id": ["A", "A"], "source": "", "taken": False, "reason": "no outline refers to this image"}
         )

@@ -1,4 +1,5 @@
-"""The 3D-CNN: what it can and cannot learn, runs that are broken off, files that are damaged, and arithmetic checked against plain code."""
+"""The 3D-CNN: what it can and cannot learn, runs that are broken off, files that are damaged,
+and arithmetic checked against plain code."""
 
 import json
 import os
@@ -11,6 +12,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -32,8 +34,6 @@ from nsclc_radiomics.core.errors import DataError, ModelError, OptionError
 from nsclc_radiomics.evaluation.protocol import out_of_fold
 from nsclc_radiomics.models.cnn import CNN3DClassifier, _loss, stack_volumes
 from nsclc_radiomics.models.network import Augmentation, augment_batch, build_network, mirror_batch
-
-torch = pytest.importorskip("torch", reason="the 3D-CNN needs PyTorch")
 
 QUICK = dict(masks=(), widths=(8, 16), hidden=16, epochs=4, batch_size=16, learning_rate=4e-3, device="cpu")
 
@@ -149,7 +149,8 @@ KILLED = """
         return epoch_of_library(model, network, optimizer, data, rows, number)
     cnn._epoch = epoch
     X, y = volumes(24)
-    cnn.CNN3DClassifier(**QUICK | {"epochs": 7}, validation=0.25, use="best", checkpoint=sys.argv[1], checkpoint_every=2).fit(X, y)
+    settings = QUICK | {"epochs": 7, "validation": 0.25, "use": "best", "checkpoint_every": 2}
+    cnn.CNN3DClassifier(**settings, checkpoint=sys.argv[1]).fit(X, y)
 """
 
 

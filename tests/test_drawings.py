@@ -1,25 +1,18 @@
-"The diagrams: what they say is in their tables, nothing is cut off or written over something else, and the network is drawn as it is."
+"""The diagrams: what they say is in their tables, nothing is cut off or written over something else,
+and the network is drawn as it is."""
 
 import io
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nsclc_radiomics.core.errors import DataError, OptionError
 from nsclc_radiomics.models.network import build_network
-from nsclc_radiomics.paper.drawings import (
-    MECHANISM,
-    WORKFLOW,
-    draw_mechanism,
-    draw_network,
-    draw_workflow,
-    layer_shapes,
-    network_stages,
-)
-
-torch = pytest.importorskip("torch")
+from nsclc_radiomics.paper.drawings import MECHANISM, WORKFLOW, draw_mechanism, draw_workflow
+from nsclc_radiomics.paper.network_drawing import draw_network, layer_shapes, network_stages
 
 
 def boxes(figure) -> list[tuple[str, object]]:

@@ -1,4 +1,5 @@
-"""Messages: in the terms of the interface that is running, and in the project's own errors for tables and paths that cannot be used."""
+"""Messages: in the terms of the interface that is running,
+and in the project's own errors for tables and paths that cannot be used."""
 
 import ast
 import importlib
@@ -243,8 +244,10 @@ SERIES = {
     "an id only": pd.Series([1.0], index=["P1"]),
     "text": pd.Series(["a", "b"], index=["P1", "P2"]),
 }
-GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated", "world": "claimed",
-         "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5, "cuts": [0.5], "numbers": {},
+GIVEN = {"time": "time", "event": "event", "covariates": ["x"], "thresholds": {"m": 0.5}, "evidence": "simulated",
+    "world": "claimed",
+         "balance": "paper", "seed": 1, "bayes": 0.9, "sizes": [4], "scorer": "roc_auc", "threshold": 0.5,
+         "cuts": [0.5], "numbers": {},
          "exclusions": [], "channels": [0], "groupings": {}}  # fmt: skip
 
 
@@ -355,13 +358,14 @@ def test_options_are_refused_before_any_work(says, cohort, tmp_path, monkeypatch
     says("import", "dicom", tmp_path, cohort, texts=("not an empty folder",))
     says("import", "nifti", tmp_path / "none.csv", tmp_path / "out", texts=("none.csv: no such file",))
     from nsclc_radiomics.cohort.folder import load_cohort
+    from nsclc_radiomics.core.compute import Compute
     from nsclc_radiomics.loading.hospital import import_dicom
     from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
 
     for refuse in (
         lambda: import_dicom(tmp_path, tmp_path / "out", jobs=0),
-        lambda: segment_cohort(load_cohort(cohort), "seeded", tmp_path / "out", jobs=0),
-        lambda: train_segmenter(load_cohort(cohort), tmp_path / "out", jobs=0),
+        lambda: segment_cohort(load_cohort(cohort), "seeded", tmp_path / "out", compute=Compute(jobs=0)),
+        lambda: train_segmenter(load_cohort(cohort), tmp_path / "out", compute=Compute(jobs=0)),
     ):
         with pytest.raises(OptionError, match="^jobs must be a whole number of 1 or more, got 0"):
             refuse()

@@ -120,7 +120,6 @@ def test_an_evaluation_comes_with_its_controls_and_stops_where_one_fails():
     leak = {"null world": (y, X.f0)}
     with pytest.raises(LeakageError, match="null world has AUC"):
         evaluate(GaussianNB(), X, y, split, extra=leak, **options)
-    assert evaluate(GaussianNB(), X, y, split, extra=leak, strict=False, **options).controls.holds.eq(False).sum() == 1
 
 
 def test_shuffled_labels_keep_their_number_and_come_in_the_same_orders_each_time():
@@ -167,7 +166,7 @@ def test_controls_of_an_honest_model_hold():
         "leaky, shuffled labels",
     ]
     by_name = table.set_index("control")
-    assert by_name.auc["model"] == pytest.approx(cross_validated_auc(GaussianNB(), X, y))
+    assert by_name.auc["model"] == pytest.approx(cross_validated_auc(GaussianNB(), X, y, seed=1))
     assert by_name.holds[["null world", "shuffled labels"]].tolist() == [True, True] and by_name.holds.isna().sum() == 5
     renamed = run_controls(GaussianNB(), X.rename(columns={VOLUME_FEATURE: "ml"}), y, volume="ml", repeats=2).set_index(
         "control"

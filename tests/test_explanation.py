@@ -1,4 +1,5 @@
-"Grad-CAM, integrated gradients and SHAP against other implementations and closed forms, and checks that fail where they must."
+"""Grad-CAM, integrated gradients and SHAP against other implementations and closed forms,
+and checks that fail where they must."""
 
 import copy
 import sys
@@ -8,35 +9,36 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
 
 from nsclc_radiomics.core.compute import make_rng
 from nsclc_radiomics.core.errors import DataError, MissingDependencyError, OptionError
-from nsclc_radiomics.evaluation.explanation import (
-    additivity_gap,
+from nsclc_radiomics.evaluation.network_maps import (
     attention_by_look,
     attention_layer,
-    baseline_checks,
     completeness_gap,
     deletion_effect,
     enlarge,
-    explain_baseline,
     grad_cam,
-    importance_agreement,
     integrated_gradients,
     map_similarity,
     network_checks,
     randomised,
     share_inside,
     shares_by_channel,
-    trait_weights,
 )
+from nsclc_radiomics.evaluation.shap_values import (
+    additivity_gap,
+    baseline_checks,
+    explain_baseline,
+    importance_agreement,
+)
+from nsclc_radiomics.evaluation.traits import trait_weights
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.cnn import CNN3DClassifier
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def network(volumes) -> CNN3DClassifier:
 
 @pytest.mark.parametrize("layer", ["blocks.0.0", "blocks.1.0", "blocks.1.1"])
 def test_grad_cam_equals_monais(network, volumes, layer):
-    visualize = pytest.importorskip("monai.visualize")
+    import monai.visualize as visualize
+
     theirs = visualize.GradCAM(copy.deepcopy(network).network_, target_layers=layer).compute_map(
         torch.as_tensor(volumes[:5]), class_idx=0
     )

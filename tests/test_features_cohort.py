@@ -1,4 +1,5 @@
-"""A cohort in, a table out, whatever happens: failures, resumption, killed workers, a Dask cluster that loses a worker."""
+"""A cohort in, a table out, whatever happens: failures, resumption, killed workers,
+a Dask cluster that loses a worker."""
 
 import os
 import signal
@@ -86,7 +87,8 @@ def test_a_damaged_store_is_made_again_and_failures_of_other_tables_stay(tmp_pat
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(b"torn")
     cohort.mask_path("b").unlink()
-    extract(cohort, tmp_path / "two.parquet")
+    with pytest.warns(UserWarning, match="is damaged .*; it is made again"):
+        extract(cohort, tmp_path / "two.parquet")
     assert extract(cohort, tmp_path / "one.parquet").loc["a"].equals(table.loc["a"])
     assert pd.read_csv(tmp_path / "failures.csv").table.tolist() == ["two.parquet", "one.parquet"]
 
@@ -95,8 +97,8 @@ def test_a_killed_run_resumes(tmp_path):
     cohort = make_cohort(tmp_path / "c", [f"P{n}" for n in range(40)])
     script = (
         "import sys; from nsclc_radiomics.cohort.folder import load_cohort; from"
-        f" nsclc_radiomics.features.extraction import extract_cohort\nextract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3],"
-        " progress=False)"
+        " nsclc_radiomics.features.extraction import extract_cohort\n"
+        f"extract_cohort(load_cohort(sys.argv[1]), sys.argv[2], {QUICK!r}, jobs=1, cache=sys.argv[3], progress=False)"
     )
     out, cache = tmp_path / "ct.parquet", tmp_path / "cache"
     run = subprocess.Popen([sys.executable, "-c", script, str(cohort.path), str(out), str(cache)], cwd=ROOT)
@@ -145,7 +147,6 @@ def test_options_are_checked_before_work(tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     "A Dask scheduler and two workers as processes on loopback."
-    pytest.importorskip("distributed", reason="Dask is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -200,7 +201,8 @@ def test_dask_cluster_that_loses_a_worker_gives_the_same_table(tmp_path, cluster
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    import distributed
+
     real = distributed.Client
     monkeypatch.setattr(distributed, "Client", lambda address, timeout: real(address, timeout=1))
     with pytest.raises(RunError, match="no Dask scheduler"):

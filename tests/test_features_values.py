@@ -1,4 +1,5 @@
-"""Feature values: PyRadiomics' authors' own, 64 real patients', the IBSI consensus, and PyRadiomics itself on awkward regions."""
+"""Feature values: PyRadiomics' authors' own, 64 real patients', the IBSI consensus,
+and PyRadiomics itself on awkward regions."""
 
 import warnings
 

@@ -1,4 +1,5 @@
-"""Spoilt files: every reader gives an image or one of the project's errors, in seconds, without eating memory, and never half an image."""
+"""Spoilt files: every reader gives an image or one of the project's errors, in seconds, without eating memory,
+and never half an image."""
 
 import resource
 import time

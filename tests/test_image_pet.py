@@ -1,4 +1,5 @@
-"""PET to SUVbw: every way of writing the same uptake values, and every header value without which they are not known."""
+"""PET to SUVbw: every way of writing the same uptake values,
+and every header value without which they are not known."""
 
 import warnings
 

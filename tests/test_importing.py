@@ -72,7 +72,7 @@ def test_no_identity_in_any_byte_of_the_cohort(tmp_path):
     )
     out = tmp_path / "cohort"
     import_dicom(tree, out, clinical=clinical, endpoint="two_year_survival")
-    words = [v for v in secret.values()] + [
+    words = list(secret.values()) + [
         "Xylander",
         "Quirin",
         "Zwingli",
@@ -141,7 +141,7 @@ def test_without_patient_id_studies_are_never_merged(tmp_path):
 
 def test_messy_tree_pairs_ct_pet_and_outline(tmp_path):
     tree = patient_tree(tmp_path / "tree/x", "a", pet=True)
-    loose = [f for f in tree.rglob("*.dcm")]
+    loose = list(tree.rglob("*.dcm"))
     for k, file in enumerate(make_rng(1, "shuffle").permutation(loose)):
         file.rename(tmp_path / "tree" / f"IM{k:05d}")  # all in one folder, no endings, in no order
     (tmp_path / "tree/notes.pdf").write_bytes(b"%PDF-1.4")
@@ -472,7 +472,6 @@ def test_endpoint_that_the_table_cannot_give_is_refused(tmp_path):
 
 
 def test_index_is_read_offline():
-    pytest.importorskip("idc_index_data")
     table = list_collection("NSCLC-Radiomics").set_index(["annotations", "Modality"])
     assert table.loc[("", "CT"), "patients"] == 422 and table.loc[("", "RTSTRUCT"), "licence"] == "CC BY-NC 3.0"
     for name in ("NSCLC-Radiogenomics", "Anti-PD-1_Lung", "RIDER Lung CT"):
@@ -480,7 +479,6 @@ def test_index_is_read_offline():
 
 
 def test_offline_is_said_and_nothing_is_made(tmp_path, monkeypatch):
-    pytest.importorskip("idc_index_data")
     monkeypatch.setattr(idc, "_STORE", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="needs a network"):
         fetch_collection("NSCLC-Radiomics", tmp_path / "c", patients=1, yes=True)
@@ -488,7 +486,6 @@ def test_offline_is_said_and_nothing_is_made(tmp_path, monkeypatch):
 
 
 def test_nothing_is_downloaded_unasked(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("idc_index_data")
     monkeypatch.setattr(idc, "_fetcher", lambda: pytest.fail("downloaded"))
     with pytest.raises(OptionError, match="nothing was downloaded"):
         fetch_collection("NSCLC-Radiomics", tmp_path / "c", patients=2)

@@ -1,4 +1,5 @@
-"""The baselines: every combination fits and survives a trip to another process, tuning uses training patients only, bad tables are named."""
+"""The baselines: every combination fits and survives a trip to another process, tuning uses training patients only,
+bad tables are named."""
 
 import pickle
 
@@ -38,7 +39,8 @@ def cohort(n=120, seed=0):
     X = X.assign(copy=X["texture"] * 3, constant=1.0, **{f"noise_{k}": rng.normal(size=n) for k in range(12)})
     patients = pd.DataFrame({
         "patient_id": index, "pdl1_tps": np.clip(rng.normal(20 + 30 * y, 30), 0, 100), "tmb": rng.gamma(2, 4, n),
-        "ecog": rng.integers(0, 3, n), "sex": rng.choice(["F", "M"], n), "histology": rng.choice(["a", "b", "c"], n, p=[0.8, 0.18, 0.02]),
+        "ecog": rng.integers(0, 3, n), "sex": rng.choice(["F", "M"], n),
+        "histology": rng.choice(["a", "b", "c"], n, p=[0.8, 0.18, 0.02]),
         "stage": None, "country": "x",
     })  # fmt: skip
     patients.loc[::6, "pdl1_tps"] = np.nan

@@ -1,5 +1,7 @@
-"""Folds and final models on a Dask cluster: the same numbers, to the last bit, as on one machine, by joblib's switch alone."""
+"""Folds and final models on a Dask cluster: the same numbers, to the last bit, as on one machine,
+by joblib's switch alone."""
 
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,6 @@ from nsclc_radiomics.evaluation.protocol import predict_sets
 from nsclc_radiomics.models.baselines import make_model
 from nsclc_radiomics.models.clinical import VOLUME_FEATURE
 from nsclc_radiomics.models.cnn import CNN3DClassifier
-
-distributed = pytest.importorskip("distributed", reason="Dask is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def test_tabular_models(name, cluster):
 
 
 def test_network(cluster):
-    torch = pytest.importorskip("torch", reason="the 3D-CNN needs PyTorch")
+    import torch
+
     y, split, folds = patients(32)
     crops = pd.DataFrame({"crop": list(make_rng(2, "dask").random((32, 3, 8, 8, 8)).astype(np.float32))}, index=y.index)
     model = CNN3DClassifier(masks=(2,), widths=(4, 8), hidden=8, epochs=2, batch_size=8, device="cpu", seed=3)

@@ -215,7 +215,6 @@ def test_the_wheel_holds_the_library_and_its_data(built):
 
 
 def test_a_package_index_would_take_both(built):
-    pytest.importorskip("twine", reason="twine is not installed: make setup")
     assert run(sys.executable, "-m", "twine", "check", "--strict", *built[:2]).count("PASSED") == 2
 
 

@@ -1,4 +1,5 @@
-"""The paper as a whole: a smoke run through papermill, what it leaves, what is kept, what a kill costs, and what is committed."""
+"""The paper as a whole: a smoke run through papermill, what it leaves, what is kept, what a kill costs,
+and what is committed."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""What is said of one patient: of what the number is the probability, the group or why there is none, sides, sizes, and whose page it is."""
+"""What is said of one patient: of what the number is the probability, the group or why there is none, sides, sizes,
+and whose page it is."""
 
 import base64
 import datetime
@@ -19,6 +20,7 @@ from PIL import Image
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.cohort.folder import load_cohort
 from nsclc_radiomics.cohort.schema import ENDPOINTS, PATIENT_COLUMNS
+from nsclc_radiomics.core.compute import Compute
 from nsclc_radiomics.core.errors import CohortError, DataError, GeometryError, MaskError, ModelError, OptionError
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.run import Run
@@ -45,7 +47,15 @@ def patients(tmp_path_factory):
 
 def trained_as(patients, model):
     run = patients.with_name(model)
-    train(load_cohort(patients), Run(run), settings="paper", model=model, refits=3, n_splits=2, jobs=1, progress=False)
+    train(
+        load_cohort(patients),
+        Run(run),
+        settings="paper",
+        model=model,
+        refits=3,
+        n_splits=2,
+        compute=Compute(jobs=1, progress=False),
+    )
     return run
 
 
@@ -141,7 +151,8 @@ def test_a_model_that_may_be_chance_gives_no_group(auc):
 
 @pytest.mark.parametrize("change, said", [
     ({"cut": "probability", "auc": SURE | {"candidates": {}}}, "No group: the interval includes the threshold ("),
-    ({"cut": 0.001, "auc": {"nested": [0.55, 0.45, 0.65], "candidates": {}}}, "No group: the model may be no better than chance (nested AUC 0.55"),
+    ({"cut": 0.001, "auc": {"nested": [0.55, 0.45, 0.65], "candidates": {}}},
+        "No group: the model may be no better than chance (nested AUC 0.55"),
 ])  # fmt: skip
 def test_no_group_is_said_as_large_as_the_number(change, said, volume, patients, tmp_path, capsys):
     cohort, who, case = one_of(patients)
@@ -312,9 +323,8 @@ def test_a_ct_without_mask_names_both_ways_out(kind, volume, patients, tmp_path,
 
 def test_options_that_a_cohort_would_not_use_are_refused(volume, patients):
     cohort, who, case = one_of(patients)
-    with pytest.raises(OptionError, match="mask"):
-        with case_cohort(patients, mask=case["mask"]):
-            pass
+    with pytest.raises(OptionError, match="mask"), case_cohort(patients, mask=case["mask"]):
+        pass
 
 
 # --- the tumour on the page
@@ -432,7 +442,7 @@ def test_the_page_has_size_place_sides_and_window(volume, patients, tmp_path):
 
 def test_predicting_without_a_network_does_not_load_explanation():
     line = (
-        "import sys, nsclc_radiomics.signature.page; sys.exit('nsclc_radiomics.evaluation.explanation' in sys.modules)"
+        "import sys, nsclc_radiomics.signature.page; sys.exit('nsclc_radiomics.evaluation.network_maps' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", line]).returncode == 0
 

@@ -17,7 +17,7 @@ from nsclc_radiomics.core.files import content_hash
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.core.volume_files import write_volume
 from nsclc_radiomics.features.robustness import training_tumours
-from nsclc_radiomics.loading.quality import LEVELS, Limits, check_cohort, measure, thumbnail
+from nsclc_radiomics.loading.quality import LEVELS, Limits, check_cohort, quality_measures, thumbnail
 from nsclc_radiomics.loading.views import mask_sizes, plot_contact_sheet
 from nsclc_radiomics.paper.scope import cohort_scope, examples, known_outcomes, scope_table
 
@@ -226,7 +226,7 @@ def test_thumbnail_shows_the_patient_upright():
 def test_measurements_of_an_oblique_grid():
     c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
     grid = {"direction": (c, -s, 0, s, c, 0, 0, 0, 1), "spacing": (1, 2, 3)}
-    measured = measure(volume(LUNG, **grid), volume(INSIDE, **grid))
+    measured = quality_measures(volume(LUNG, **grid), volume(INSIDE, **grid))
     assert (
         abs(measured["tilt_degrees"] - 20) < 1e-6
         and measured["volume_ml"] == INSIDE.sum() * 6 / 1000

@@ -1,4 +1,5 @@
-"""What README, the page on own patients and the help texts print is executed here as it is printed: in order, with an empty cache, by default options."""
+"""What README, the page on own patients and the help texts print is executed here as it is printed: in order,
+with an empty cache, by default options."""
 
 import json
 import os
@@ -133,6 +134,8 @@ def test_there_is_something_to_execute():
         "sh",
         "python",
     }  # another one, or none, would be read by nobody
+    assert README.index("```python") < README.index("```sh") and len([x for x in PYTHON[0].splitlines() if x]) == 6
+    assert len(README.splitlines()) < 130
     assert not blocks(PROSE)  # the page prints its commands as indented lines
 
 

@@ -11,7 +11,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 
-from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.compute import Compute, make_rng
 from nsclc_radiomics.core.errors import DataError
 from nsclc_radiomics.core.files import shipped_yaml
 from nsclc_radiomics.evaluation.mask_cost import one_click
@@ -160,7 +160,9 @@ def test_labels_of_the_hospital_that_is_left_out_change_nothing(two_hospitals):
 
 def test_fits_side_by_side_give_the_same(two_hospitals):
     *tables, y, centre = two_hospitals
-    one, two = (network_and_hybrid(OnPatches(), *tables, y, centre, n_splits=3, jobs=jobs) for jobs in (1, 2))
+    one, two = (
+        network_and_hybrid(OnPatches(), *tables, y, centre, n_splits=3, compute=Compute(jobs=jobs)) for jobs in (1, 2)
+    )
     pd.testing.assert_frame_equal(one, two)
 
 

@@ -1,4 +1,5 @@
-"""RECIST 1.1 and iRECIST: the publications' tables in full, published examples, faults, and an independent slow version."""
+"""RECIST 1.1 and iRECIST: the publications' tables in full, published examples, faults,
+and an independent slow version."""
 
 from __future__ import annotations
 
@@ -48,9 +49,12 @@ def codes(lesions: pd.DataFrame, **options) -> list[str]:
 
 # Eisenhauer 2009, Tables 1 and 2, every row written out.
 @pytest.mark.parametrize(("target", "non_target", "new", "expected"), [
-    ("CR", "CR", "No", "CR"), ("CR", "Non-CR/Non-PD", "No", "PR"), ("CR", "Not evaluated", "No", "PR"), ("CR", None, "No", "CR"),
-    ("PR", "CR", "No", "PR"), ("PR", "Non-CR/Non-PD", "No", "PR"), ("PR", "Not all evaluated", "No", "PR"), ("PR", None, "No", "PR"),
-    ("SD", "CR", "No", "SD"), ("SD", "Non-CR/Non-PD", "No", "SD"), ("SD", "Not all evaluated", "No", "SD"), ("SD", None, "No", "SD"),
+    ("CR", "CR", "No", "CR"), ("CR", "Non-CR/Non-PD", "No", "PR"), ("CR", "Not evaluated", "No", "PR"),
+    ("CR", None, "No", "CR"),
+    ("PR", "CR", "No", "PR"), ("PR", "Non-CR/Non-PD", "No", "PR"), ("PR", "Not all evaluated", "No", "PR"),
+    ("PR", None, "No", "PR"),
+    ("SD", "CR", "No", "SD"), ("SD", "Non-CR/Non-PD", "No", "SD"), ("SD", "Not all evaluated", "No", "SD"),
+    ("SD", None, "No", "SD"),
     ("NE", "CR", "No", "NE"), ("NE", "Non-CR/Non-PD", "No", "NE"), ("NE", "NE", "No", "NE"), ("NE", None, "No", "NE"),
     (None, "CR", "No", "CR"), (None, "Non-CR/Non-PD", "No", NON), (None, "Not all evaluated", "No", "NE"),
     (None, "Unequivocal PD", "No", "PD"), (None, "Unequivocal PD", "Yes", "PD"),
@@ -89,8 +93,10 @@ def test_codes_that_are_not_known_are_refused():
 
 # Eisenhauer 2009, Table 3: (first, second, best where SD has lasted, best where it has not).
 @pytest.mark.parametrize(("first", "second", "lasted", "short"), [
-    ("CR", "CR", "CR", "CR"), ("CR", "PR", "SD", "PD"), ("CR", "SD", "SD", "PD"), ("CR", "PD", "SD", "PD"), ("CR", "NE", "SD", "NE"),
-    ("PR", "CR", "PR", "PR"), ("PR", "PR", "PR", "PR"), ("PR", "SD", "SD", "NE"), ("PR", "PD", "SD", "PD"), ("PR", "NE", "SD", "NE"),
+    ("CR", "CR", "CR", "CR"), ("CR", "PR", "SD", "PD"), ("CR", "SD", "SD", "PD"), ("CR", "PD", "SD", "PD"),
+    ("CR", "NE", "SD", "NE"),
+    ("PR", "CR", "PR", "PR"), ("PR", "PR", "PR", "PR"), ("PR", "SD", "SD", "NE"), ("PR", "PD", "SD", "PD"),
+    ("PR", "NE", "SD", "NE"),
     ("NE", "NE", "NE", "NE"), ("NE", "CR", "SD", "NE"), ("NE", "SD", "SD", "NE"), ("NE", "PD", "PD", "PD"),
 ])  # fmt: skip
 def test_confirmed_best_response_table_3(first, second, lasted, short):
@@ -196,7 +202,8 @@ def test_irecist_best_response_table_3(name):
 
 
 @pytest.mark.parametrize(("visits", "day", "confirmed"), [
-    ("iUPD iUPD iCPD", 56, True), ("iSD iSD iUPD iPR iPR iUPD iCPD", 336, True), ("iUPD NE iCPD", 56, True), ("iUPD iSD", None, False),
+    ("iUPD iUPD iCPD", 56, True), ("iSD iSD iUPD iPR iPR iUPD iCPD", 336, True), ("iUPD NE iCPD", 56, True),
+    ("iUPD iSD", None, False),
     ("iSD iUPD NE", 112, False), ("PR PD iCPD", 112, True), ("iSD", None, False), ("iUPD iSD iUPD iUPD", 168, False),
 ])  # fmt: skip
 def test_irecist_dates_progression_by_the_first_iupd_of_the_run(visits, day, confirmed):
@@ -212,10 +219,14 @@ def test_irecist_confirmed_best_response():
 # Seymour 2017, Table 2: (target, non-target, new lesion), response without an earlier iUPD, and with one (as bad,
 # worse).
 @pytest.mark.parametrize(("state", "first", "pending", "worse"), [
-    (("CR", "CR", False), "iCR", "iCR", "iCPD"), (("CR", NON, False), "iPR", "iPR", "iCPD"), (("PR", NON, False), "iPR", "iPR", "iCPD"),
-    (("SD", NON, False), "iSD", "iSD", "iCPD"), (("SD", "PD", False), "iUPD", "iUPD", "iCPD"), (("PR", "PD", False), "iUPD", "iUPD", "iCPD"),
-    (("CR", "PD", False), "iUPD", "iUPD", "iCPD"), (("PD", NON, False), "iUPD", "iUPD", "iCPD"), (("PD", "CR", False), "iUPD", "iUPD", "iCPD"),
-    (("PD", "PD", False), "iUPD", "iUPD", "iCPD"), (("PD", "PD", True), "iUPD", "iUPD", "iCPD"), (("SD", NON, True), "iUPD", "iUPD", "iCPD"),
+    (("CR", "CR", False), "iCR", "iCR", "iCPD"), (("CR", NON, False), "iPR", "iPR", "iCPD"),
+    (("PR", NON, False), "iPR", "iPR", "iCPD"),
+    (("SD", NON, False), "iSD", "iSD", "iCPD"), (("SD", "PD", False), "iUPD", "iUPD", "iCPD"),
+    (("PR", "PD", False), "iUPD", "iUPD", "iCPD"),
+    (("CR", "PD", False), "iUPD", "iUPD", "iCPD"), (("PD", NON, False), "iUPD", "iUPD", "iCPD"),
+    (("PD", "CR", False), "iUPD", "iUPD", "iCPD"),
+    (("PD", "PD", False), "iUPD", "iUPD", "iCPD"), (("PD", "PD", True), "iUPD", "iUPD", "iCPD"),
+    (("SD", NON, True), "iUPD", "iUPD", "iCPD"),
     (("NE", NON, False), "NE", "NE", "iCPD"), ((None, NON, False), "NON-iCR/NON-iUPD", "NON-iCR/NON-iUPD", "iCPD"),
 ])  # fmt: skip
 def test_irecist_at_a_visit_table_2(state, first, pending, worse):
@@ -302,10 +313,14 @@ def test_a_pr_that_varies_by_both_conventions():
 
 
 @pytest.mark.parametrize(("sums", "expected"), [
-    ([100, 70], ["PR"]), ([100, 70.1], ["SD"]), ([100, 120], ["PD"]), ([100, 119.9], ["SD"]), ([20, 24.9], ["SD"]), ([20, 25], ["PD"]),
-    ([50, 40, 48], ["SD", "PD"]), ([50, 40, 47.9], ["SD", "SD"]), ([30, 20, 24.9], ["PR", "PR"]), ([30, 20, 25], ["PR", "PD"]),
-    ([35, 46], ["PD"]), ([50, 0], ["CR"]), ([50, 0, 4], ["CR", "PD"]), ([50, None, 30], ["NE", "PR"]), ([50, 30, None, 36], ["PR", "NE", "PD"]),
-    ([50, 60, 20, 0], ["PD", "PD", "PD"]), ([0.3 + 40, 1.2 * 40.3], ["PD"]), ([33.3, 39.9], ["SD"]), ([33.3, 40.0], ["PD"]),
+    ([100, 70], ["PR"]), ([100, 70.1], ["SD"]), ([100, 120], ["PD"]), ([100, 119.9], ["SD"]), ([20, 24.9], ["SD"]),
+    ([20, 25], ["PD"]),
+    ([50, 40, 48], ["SD", "PD"]), ([50, 40, 47.9], ["SD", "SD"]), ([30, 20, 24.9], ["PR", "PR"]),
+    ([30, 20, 25], ["PR", "PD"]),
+    ([35, 46], ["PD"]), ([50, 0], ["CR"]), ([50, 0, 4], ["CR", "PD"]), ([50, None, 30], ["NE", "PR"]),
+    ([50, 30, None, 36], ["PR", "NE", "PD"]),
+    ([50, 60, 20, 0], ["PD", "PD", "PD"]), ([0.3 + 40, 1.2 * 40.3], ["PD"]), ([33.3, 39.9], ["SD"]),
+    ([33.3, 40.0], ["PD"]),
 ])  # fmt: skip
 def test_thresholds_on_the_sum(sums, expected):
     assert codes(course(sums)) == expected
@@ -485,7 +500,8 @@ courses = st.integers(1, 3).flatmap(lambda n: st.tuples(
     st.lists(st.integers(150, 600).map(lambda tenth: tenth / 10), min_size=n, max_size=n),  # baseline of n targets
     # two nodes at most
     st.lists(st.booleans(), min_size=n, max_size=n).map(lambda nodes: [node and k < 2 for k, node in enumerate(nodes)]),
-    st.lists(st.tuples(st.lists(measurement, min_size=n, max_size=n), st.sampled_from(["present", "absent", "unequivocal_progression", "not_evaluable"]),
+    st.lists(st.tuples(st.lists(measurement, min_size=n, max_size=n),
+        st.sampled_from(["present", "absent", "unequivocal_progression", "not_evaluable"]),
                        st.booleans()), min_size=1, max_size=5),  # visits: targets, non-target, new lesion
 ))  # fmt: skip
 
@@ -628,13 +644,18 @@ def test_a_table_and_a_sequence_give_the_same_best_response(steps, confirm):
 
 # Tables of trials, and files.
 def sdtm(unit: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    tu = pd.DataFrame({"USUBJID": "01-701", "TULNKID": ["T1", "T2", "NT1", "NEW1"], "TUORRES": ["TARGET", "TARGET", "NON-TARGET", "NEW"],
+    tu = pd.DataFrame({"USUBJID": "01-701", "TULNKID": ["T1", "T2", "NT1", "NEW1"],
+        "TUORRES": ["TARGET", "TARGET", "NON-TARGET", "NEW"],
                        "TULOC": ["LUNG", "LYMPH NODE", "BONE", "LIVER"]})  # fmt: skip
     size = {"mm": 1, "cm": 10}[unit]
-    rows = [("T1", 1, "2024-01-01", "LDIAM", 40 / size), ("T2", 1, "2024-01-03", "SAXIS", 20 / size), ("T2", 1, "2024-01-03", "LDIAM", 31 / size),
-            ("NT1", 1, "2024-01-03", "TUMSTATE", "PRESENT"), ("T1", 2, "2024-02-28", "LDIAM", 20 / size), ("T2", 2, "2024-02-28", "SAXIS", 12 / size),
-            ("NT1", 2, "2024-02-28", "TUMSTATE", "PRESENT"), ("T1", 3, "2024-04-24", "LDIAM", 20 / size), ("T2", 3, "2024-04-24", "SAXIS", 12 / size),
-            ("NT1", 3, "2024-04-24", "TUMSTATE", "PRESENT"), ("NEW1", 3, "2024-04-24", "TUMSTATE", "PRESENT")]  # fmt: skip
+    rows = [("T1", 1, "2024-01-01", "LDIAM", 40 / size), ("T2", 1, "2024-01-03", "SAXIS", 20 / size),
+        ("T2", 1, "2024-01-03", "LDIAM", 31 / size),
+            ("NT1", 1, "2024-01-03", "TUMSTATE", "PRESENT"), ("T1", 2, "2024-02-28", "LDIAM", 20 / size),
+            ("T2", 2, "2024-02-28", "SAXIS", 12 / size),
+            ("NT1", 2, "2024-02-28", "TUMSTATE", "PRESENT"), ("T1", 3, "2024-04-24", "LDIAM", 20 / size),
+            ("T2", 3, "2024-04-24", "SAXIS", 12 / size),
+            ("NT1", 3, "2024-04-24", "TUMSTATE", "PRESENT"),
+            ("NEW1", 3, "2024-04-24", "TUMSTATE", "PRESENT")]  # fmt: skip
     tr = pd.DataFrame(rows, columns=["TRLNKID", "VISITNUM", "TRDTC", "TRTESTCD", "TRORRES"]).astype({"TRORRES": str})
     return tu, tr.assign(USUBJID="01-701", TRORRESU=unit)
 
@@ -707,7 +728,8 @@ def test_sdtm_dates_without_a_day():
 
 def test_reported_responses_of_one_reader():
     rs = pd.DataFrame({"USUBJID": "1", "RSTESTCD": ["OVRLRESP", "TRGRESP", "OVRLRESP"], "RSORRES": ["PR", "PR", "SD"],
-                       "RSDTC": ["2024-02-26", "2024-02-26", "2024-02-26T10:00"], "RSEVAL": ["INVESTIGATOR", "INVESTIGATOR", "READER"]})  # fmt: skip
+                       "RSDTC": ["2024-02-26", "2024-02-26", "2024-02-26T10:00"],
+                       "RSEVAL": ["INVESTIGATOR", "INVESTIGATOR", "READER"]})  # fmt: skip
     assert reported_responses(rs, "investigator")["response"].tolist() == ["PR"]
 
 

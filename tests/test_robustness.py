@@ -1,4 +1,5 @@
-"Repeatability: the same numbers whatever the number of processes, ICC as defined, and tumours from training patients only."
+"""Repeatability: the same numbers whatever the number of processes, ICC as defined,
+and tumours from training patients only."""
 
 import numpy as np
 import pandas as pd
@@ -163,3 +164,19 @@ def test_tumours_come_from_training_patients_only(tmp_path):
 def test_without_the_reference_data_there_are_no_real_tumours(tmp_path, monkeypatch):
     monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path / "absent"))
     assert real_tumours() == {}
+
+
+def test_real_tumours_turn_about_the_axis_from_head_to_foot(tmp_path, monkeypatch):
+    images = tmp_path / "owkin" / "x_train" / "images"
+    images.mkdir(parents=True)
+    (tmp_path / "owkin" / "exact_feature_cases.txt").write_text("007\n")
+    scan = np.broadcast_to(10 * np.arange(24), (24, 24, 24)).astype(np.int16)  # the last axis points to the head
+    drawn = np.zeros(scan.shape, bool)
+    drawn[8:16, 8:16, 8:16] = True
+    np.savez(images / "patient_007.npz", scan=scan, mask=drawn)
+    monkeypatch.setenv("NSCLC_REFERENCE", str(tmp_path))
+    image, mask = real_tumours()["007"]
+    assert np.allclose(image.index_to_point((0, 0, 1)), (0, 0, 1))
+    turned, moved = perturb(image, mask, Perturbation(rotation=20), make_rng(1))
+    assert np.allclose(turned.array[drawn], image.array[drawn], atol=1e-3)
+    assert not np.array_equal(moved.array, drawn)

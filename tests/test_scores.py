@@ -1,4 +1,5 @@
-"""Quality scores: every item's evidence can be found and can be missing, and simulated patients earn nothing that only patients can."""
+"""Quality scores: every item's evidence can be found and can be missing,
+and simulated patients earn nothing that only patients can."""
 
 import csv
 
@@ -55,7 +56,7 @@ def complete(tmp_path) -> Run:
 
 
 def meta(evidence: str) -> dict:
-    return {"evidence": evidence, "centres": ["A", "B"], **{name: "said" for name in RICH}}
+    return {"evidence": evidence, "centres": ["A", "B"], **dict.fromkeys(RICH, "said")}
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
@@ -93,13 +94,6 @@ def test_what_the_paper_reports_is_no_evidence_of_this_run(tmp_path):
     assert find_evidence("numbers:external.*.auc", run, run.numbers(), {}) == ""
 
 
-def test_the_software_column_names_functions_that_are_there():
-    for instrument in INSTRUMENTS:
-        for name in score_items(instrument)["software"]:
-            if name and not name.endswith(".*"):
-                assert software_can(name), name
-
-
 def test_items_and_weights_are_those_published():
     place = reference_dir()
     if place is None or not (place.parent / "quality/metrics_items.csv").is_file():
@@ -127,3 +121,9 @@ def test_items_that_do_not_apply_do_not_count():
         }
     )
     assert total_score(scored) == 100
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_what_an_item_names_as_software_is_in_the_package(instrument):
+    named = [name for name in score_items(instrument)["software"] if name]
+    assert len(named) > 15 and [name for name in named if not software_can(name)] == []

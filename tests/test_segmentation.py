@@ -1,4 +1,5 @@
-"Scores of an outline, and outlines from one click, against cases that can be worked out by hand and against experts' masks."
+"""Scores of an outline, and outlines from one click,
+against cases that can be worked out by hand and against experts' masks."""
 
 import warnings
 
@@ -16,7 +17,7 @@ from nsclc_radiomics.core.volume_files import read_volume
 from nsclc_radiomics.loading.mask import read_mask
 from nsclc_radiomics.loading.owkin import read_owkin_case
 from nsclc_radiomics.segmentation.scores import SCORES, dice, segmentation_scores, summarise_scores, surface_dice
-from nsclc_radiomics.segmentation.seeded import centre_point, index_of, point_of, segment_seeded
+from nsclc_radiomics.segmentation.seeded import centre_point, segment_seeded
 
 needs_reference = pytest.mark.skipif(reference_dir() is None, reason="reference data not present (NSCLC_REFERENCE)")
 
@@ -61,7 +62,9 @@ def test_surface_dice_counts_voxels_of_both_surfaces():
 
 
 def test_surface_dice_equals_monai():
-    torch, metrics = pytest.importorskip("torch"), pytest.importorskip("monai.metrics")
+    import torch
+    from monai import metrics
+
     rng = np.random.default_rng(0)
     for _ in range(3):
         low, high = sorted(rng.integers(3, 17, 2))
@@ -109,9 +112,9 @@ def test_summary_counts_failures_as_worst():
 )
 def test_points_and_voxels_are_inverse(index, spacing, origin, flip):
     image = Volume(np.zeros((10, 12, 14)), spacing, origin, flip)
-    assert index_of(image, point_of(image, index)) == index
+    assert image.nearest_voxel(image.index_to_point(index)) == index
     assert np.allclose(
-        point_of(image, index), image.to_sitk().TransformIndexToPhysicalPoint([int(i) for i in index[::-1]])
+        image.index_to_point(index), image.to_sitk().TransformIndexToPhysicalPoint([int(i) for i in index[::-1]])
     )
 
 
@@ -150,7 +153,7 @@ def test_a_vessel_is_kept_out():
         mask.array[28:32, 38:43, :], image.array[28:32, 38:43, :], 40
     )  # 5 x 6 mm, straight through
     found = segment_seeded(image, centre_point(mask))
-    far = np.abs((np.arange(80) - 40)) > 20
+    far = np.abs(np.arange(80) - 40) > 20
     assert dice(found, mask) > 0.85 and not found.array[:, :, far].any()
 
 
@@ -179,7 +182,7 @@ def test_a_click_outside_of_tissue_is_said(density, named):
 def test_no_edge_within_reach_is_said():
     soft = Volume(np.full((70, 70, 70), 40, np.int16), (2, 2, 2), unit="HU")
     with pytest.warns(UserWarning, match="guess"):
-        segment_seeded(soft, point_of(soft, (35, 35, 35)))
+        segment_seeded(soft, soft.index_to_point((35, 35, 35)))
 
 
 def test_a_pet_is_refused():

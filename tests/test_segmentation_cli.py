@@ -1,7 +1,7 @@
-"`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from, outcomes that are no error."
+"""`nsclc-radiomics segment` as a user meets it: a cohort, one CT, a warning for patients that were learnt from,
+outcomes that are no error."""
 
 import numpy as np
-import pytest
 
 from nsclc_radiomics.cohort.folder import load_cohort
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
@@ -57,14 +57,13 @@ def test_what_cannot_be_done_is_said(refused, cohort, tmp_path):
 
 
 def test_scores_of_patients_that_were_learnt_from_come_with_a_warning(command, cohort, tmp_path):
-    pytest.importorskip("monai")
-    from nsclc_radiomics.segmentation.model import Segmenter, save_model
-    from nsclc_radiomics.segmentation.network import UnetSettings, build_network
+    from nsclc_radiomics.segmentation.model import UnetSegmenter, save_model
+    from nsclc_radiomics.segmentation.network import UnetSettings, build_unet
     from nsclc_radiomics.segmentation.training import fingerprint
 
     settings = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8))
     seen = {"P1": fingerprint(load_cohort(cohort).image("P1"))}
-    model = save_model(Segmenter((build_network(settings).eval(),), settings, seen), tmp_path / "model")
+    model = save_model(UnetSegmenter((build_unet(settings).eval(),), settings, seen), tmp_path / "model")
     done = command("segment", cohort, "--model", model, "-o", tmp_path / "found", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "warning: the model was trained on 1 of these 3 patients (P1)" in done.stderr

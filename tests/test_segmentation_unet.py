@@ -1,4 +1,5 @@
-"Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file, clear outcomes."
+"""Segmentation network: nobody scored who was learnt from, the same result again, nothing executed from a file,
+clear outcomes."""
 
 import json
 import pickle
@@ -9,22 +10,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
 from nsclc_radiomics.cohort.folder import Cohort, load_cohort, save_cohort
-from nsclc_radiomics.core.compute import choose_device, make_rng, torch_apart
+from nsclc_radiomics.core.compute import Compute, choose_device, make_rng, torch_apart
 from nsclc_radiomics.core.errors import GeometryError, ImageError, ModelError, OptionError
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.volume import Volume, grid_difference
 from nsclc_radiomics.core.volume_files import read_volume, write_volume
 from nsclc_radiomics.segmentation.bundle import load_bundle
-from nsclc_radiomics.segmentation.inference import segment, to_grid
+from nsclc_radiomics.segmentation.inference import segment_by_network, to_grid
 from nsclc_radiomics.segmentation.model import load_model, save_model
-from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_network, look, network_input, sharpness
+from nsclc_radiomics.segmentation.network import CHANNELS, UnetSettings, build_unet, look, network_input, sharpness
 from nsclc_radiomics.segmentation.scores import dice
-from nsclc_radiomics.segmentation.seeded import centre_point, point_of
+from nsclc_radiomics.segmentation.seeded import centre_point
 from nsclc_radiomics.segmentation.segmenter import (
     open_model,
     seen_patients,
@@ -34,10 +36,8 @@ from nsclc_radiomics.segmentation.segmenter import (
 )
 from nsclc_radiomics.segmentation.training import draw_patch, orthogonal, prepare_case, prepare_cases, train_network
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("monai")
-
 SMALL = UnetSettings(spacing=4, patch=16, channels=(4, 8, 8), patches=24, batch=2)
+QUIET = Compute(jobs=1, device="cpu", progress=False)
 
 
 def ball_patient(k, shape=(24, 40, 40), spacing=(2.0, 2.0, 3.0)):
@@ -74,7 +74,7 @@ def cohort(tmp_path_factory) -> Cohort:
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
-    return out, *train_segmenter(cohort, out, SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    return out, *train_segmenter(cohort, out, SMALL, folds=2, compute=QUIET)
 
 
 @dataclass
@@ -104,13 +104,13 @@ def test_a_network_is_told_how_sharp_the_scan_is_and_where_the_crop_ends():
     ct = ct.with_array(np.rint(coarse).astype(np.int16))
     middle = (np.array(ct.shape) - 1) / 2
     expected = sharpness(ct.array, middle, ct.spacing[::-1])
-    segment(ct, Listener())
+    segment_by_network(ct, Listener())
     assert len(told) == 2 and all(
         np.array_equal(sharp, expected) and np.allclose(half, np.array(ct.shape) * ct.spacing[::-1] / 2)
         for half, sharp in told
     )
     told.clear()
-    segment(ct, Listener(), point_of(ct, middle))
+    segment_by_network(ct, Listener(), ct.index_to_point(middle))
     assert told and all(np.allclose(sharp, expected) and half is None for half, sharp in told)
 
 
@@ -141,13 +141,13 @@ def test_no_network_has_seen_whom_it_scores(cohort, tmp_path, monkeypatch):
         segmenter, "train_network", lambda cases, *a: learnt.append({c.patient_id for c in cases}) or train(cases, *a)
     )
     monkeypatch.setattr(segmenter, "_score", lambda c, p, *a: scored.append((len(learnt) - 1, p)) or score(c, p, *a))
-    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert len(scored) == 4 and all(patient not in learnt[fold] for fold, patient in scored)
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, trained, tmp_path):
     out, _, scores = trained
-    _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=2, progress=False)
+    _, again = train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=replace(QUIET, jobs=2))
     assert scores["fold"].equals(again["fold"])
     # a network hardly trained puts voxels at one half to the last bit, where the rounding of another process shows in a
     # voxel or two
@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(cohort, train
 def test_the_filters_learn(cohort):
     network, _ = train_network(prepare_cases(cohort, ["P0", "P1"], SMALL), SMALL, "cpu")
     with torch_apart(seed=SMALL.seed):
-        drawn = build_network(SMALL)
+        drawn = build_unet(SMALL)
     assert not any(torch.equal(before, after) for before, after in zip(drawn.parameters(), network.parameters()))
 
 
@@ -180,7 +180,7 @@ def test_the_callers_random_state_is_kept(cohort, tmp_path):
     torch.manual_seed(5)
     expected, threads = torch.rand(3), torch.get_num_threads()
     torch.manual_seed(5)
-    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False)
+    train_segmenter(cohort, tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
@@ -189,10 +189,10 @@ def test_training_is_not_done_twice_and_never_mixed(cohort, trained, monkeypatch
 
     out, _, scores = trained
     monkeypatch.setattr(segmenter, "_train_fold", None)
-    _, again = train_segmenter(cohort, out, SMALL, folds=2, device="cpu", progress=False)
+    _, again = train_segmenter(cohort, out, SMALL, folds=2, compute=QUIET)
     assert np.allclose(again["dice"], scores["dice"])
     with pytest.raises(OptionError, match="not an empty folder"):
-        train_segmenter(cohort, out, SMALL, folds=3, device="cpu", progress=False)
+        train_segmenter(cohort, out, SMALL, folds=3, compute=QUIET)
 
 
 def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path):
@@ -205,9 +205,7 @@ def test_an_unreadable_patient_is_left_out_of_training_by_name(cohort, tmp_path)
         broken / "images/P1/ct_mask.nii.gz",
     )
     with pytest.warns(UserWarning, match="P1 is left out of training: .*empty"):
-        _, scores = train_segmenter(
-            load_cohort(broken), tmp_path / "run", SMALL, folds=2, device="cpu", jobs=1, progress=False
-        )
+        _, scores = train_segmenter(load_cohort(broken), tmp_path / "run", SMALL, folds=2, compute=QUIET)
     assert "P1" not in scores.index and len(scores) == 3
 
 
@@ -237,7 +235,7 @@ def test_a_model_comes_back_equal_and_tampering_is_noticed(trained, tmp_path):
 def test_a_point_a_centre_and_a_search_find_the_ball():
     image, mask = ball_patient(3)
     for where in ("auto", "centre", "search", centre_point(mask)):
-        result = segment(image, Dense(), where)
+        result = segment_by_network(image, Dense(), where)
         assert dice(result.mask, mask) > 0.9 and len(result.places) == 1 and grid_difference(result.mask, image) is None
 
 
@@ -250,40 +248,40 @@ def two_tumours():
 
 def test_two_tumours_are_both_said_and_the_larger_is_kept():
     image, balls = two_tumours()
-    result = segment(image, Dense(), "search")
+    result = segment_by_network(image, Dense(), "search")
     assert len(result.places) == 2 and "1 more suspicious place" in result.note
     assert result.mask.array[balls[1]].mean() > 0.9 and not result.mask.array[balls[0]].any()
-    clicked = segment(image, Dense(), point_of(image, (25, 30, 20)))
+    clicked = segment_by_network(image, Dense(), image.index_to_point((25, 30, 20)))
     assert clicked.mask.array[balls[0]].mean() > 0.9 and not clicked.mask.array[balls[1]].any()
 
 
 def test_no_tumour_is_an_outcome_and_not_an_error():
     lung = Volume(np.full((40, 90, 90), -850, np.int16), (2, 2, 3), unit="HU")
     for where in ("auto", "centre", "search"):
-        result = segment(lung, Dense(), where)
+        result = segment_by_network(lung, Dense(), where)
         assert not result.mask.array.any() and result.note.startswith("no tumour found") and result.places.empty
 
 
 def test_a_tumour_at_the_edge_is_said():
     image, _ = ball_patient(4)
     cut = Volume(image.array[:, :, 18:], image.spacing, image.origin, unit="HU")
-    assert "edge" in segment(cut, Dense(), "centre").note
+    assert "edge" in segment_by_network(cut, Dense(), "centre").note
 
 
 def test_images_that_are_no_ct_are_refused():
     image, _ = ball_patient(1)
     with pytest.raises(ImageError, match="SUVbw"):
-        segment(image.with_array(image.array, "SUVbw"), Dense())
+        segment_by_network(image.with_array(image.array, "SUVbw"), Dense())
     with pytest.raises(ImageError, match="HU"):
-        segment(image.with_array(np.zeros(image.shape)), Dense())
+        segment_by_network(image.with_array(np.zeros(image.shape)), Dense())
     with pytest.raises(OptionError, match="outside"):
-        segment(image, Dense(), (1e4, 0, 0))
+        segment_by_network(image, Dense(), (1e4, 0, 0))
 
 
 def test_turned_axes_give_the_same_mask():
     image, mask = ball_patient(3)
     turned = Volume(image.array, image.spacing, (5, 6, 7), (0, 1, 0, 0, 0, 1, 1, 0, 0), "HU")
-    assert np.array_equal(segment(turned, Dense()).mask.array, segment(image, Dense()).mask.array)
+    assert np.array_equal(segment_by_network(turned, Dense()).mask.array, segment_by_network(image, Dense()).mask.array)
 
 
 def test_the_grid_keeps_place_and_volume():
@@ -291,7 +289,7 @@ def test_the_grid_keeps_place_and_volume():
     grid = to_grid(mask, 4.0)
     share = grid.array.sum() * grid.voxel_volume / (mask.array.sum() * mask.voxel_volume)
     assert share == pytest.approx(1, abs=0.05)
-    assert np.allclose(point_of(grid, (np.array(grid.shape) - 1) / 2), point_of(mask, (np.array(mask.shape) - 1) / 2))
+    assert np.allclose(grid.centre, mask.centre)
 
 
 def test_trained_patients_are_known_again_under_another_name(cohort, trained, tmp_path):
@@ -305,7 +303,7 @@ def test_trained_patients_are_known_again_under_another_name(cohort, trained, tm
     renamed = load_cohort(tmp_path / "renamed")
     assert seen_patients(model, renamed) == ["Q0", "P1", "P2", "P3"]
     with pytest.warns(UserWarning, match="trained on 1 of these 2 patients \\(Q0\\)"):
-        rows = segment_cohort(renamed, model, tmp_path / "found", patients=["Q0", "P4"], device="cpu", progress=False)
+        rows = segment_cohort(renamed, model, tmp_path / "found", patients=["Q0", "P4"], compute=QUIET)
     assert rows["seen_in_training"].tolist() == [True, False]
 
 
@@ -316,7 +314,7 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
         tmp_path / "found",
         where={"P4": (39.0, 39.0, 36.0), "P5": (9e4, 0, 0)},
         patients=["P3", "P4", "P5"],
-        progress=False,
+        compute=QUIET,
     )
     assert rows["status"].tolist() == ["failed", "found", "failed"]
     assert (
@@ -326,13 +324,13 @@ def test_one_bad_patient_stops_nobody(cohort, tmp_path):
     )
     assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["P4.nii.gz", "segmentation.csv"]
     with pytest.raises(OptionError, match="not an empty folder"):
-        segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", progress=False)
+        segment_cohort(cohort, "seeded", tmp_path / "found", where="mask", compute=QUIET)
 
 
 def test_a_scored_mask_must_lie_on_its_image(cohort):
     image, mask = ball_patient(0)
     with pytest.raises(GeometryError):
-        dice(segment(image, Dense()).mask, Volume(mask.array, (1, 1, 1)))
+        dice(segment_by_network(image, Dense()).mask, Volume(mask.array, (1, 1, 1)))
 
 
 STEPS = [
@@ -385,7 +383,6 @@ def write_bundle(folder, network=NETWORK, steps=STEPS, names=NAMES, weights=None
 
 def test_a_bundle_prepares_images_as_monai_does(tmp_path):
     "The same image, written as NIfTI and prepared by MONAI's own transforms."
-    pytest.importorskip("nibabel")
     from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd
 
     from nsclc_radiomics.segmentation.bundle import _prepare
@@ -415,8 +412,7 @@ def test_a_bundle_runs_and_stands_in_for_a_model(cohort, tmp_path):
         f"bundle:{write_bundle(tmp_path / 'b')}",
         tmp_path / "found",
         patients=["P4"],
-        device="cpu",
-        progress=False,
+        compute=QUIET,
     )
     assert rows.loc["P4", "status"] in ("found", "nothing found") and np.isfinite(rows.loc["P4", "dice"])
 
@@ -581,7 +577,7 @@ def test_a_small_tumour_is_looked_at_again_closer():
             return super().probability(hu, spacing)
 
     image, mask = ball_patient(0)
-    assert dice(segment(image, Asked()).mask, mask) > 0.9
+    assert dice(segment_by_network(image, Asked()).mask, mask) > 0.9
     assert np.allclose(asked[0], (72, 80, 80)) and len(asked) == 2 and 24 <= asked[1].max() < 50
 
 

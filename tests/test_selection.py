@@ -1,4 +1,5 @@
-"""Selection: scikit-learn's own checks, planted leaks, stability against values worked by hand, and results that do not depend on workers."""
+"""Selection: scikit-learn's own checks, planted leaks, stability against values worked by hand,
+and results that do not depend on workers."""
 
 from unittest import SkipTest
 

@@ -1,4 +1,5 @@
-"""Train and predict as a user does: the command line, one patient in each form, damaged and foreign files, and who may influence what."""
+"""Train and predict as a user does: the command line, one patient in each form, damaged and foreign files,
+and who may influence what."""
 
 import copy as copying
 import datetime
@@ -12,7 +13,7 @@ import pytest
 
 from nsclc_radiomics.cli.main import main
 from nsclc_radiomics.cohort.folder import load_cohort
-from nsclc_radiomics.core.compute import make_rng
+from nsclc_radiomics.core.compute import Compute, make_rng
 from nsclc_radiomics.core.files import read_json, write_json
 from nsclc_radiomics.core.run import Run
 from nsclc_radiomics.loading.mask import read_mask
@@ -55,8 +56,7 @@ def one_kind(patients):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     return run
 
@@ -102,8 +102,7 @@ def test_other_splits_change_nothing(patients, one_kind, tmp_path):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     assert read_json(tmp_path / "run/signature/signature.json") == read_json(one_kind / "signature/signature.json")
 
@@ -116,8 +115,7 @@ def test_processes_change_nothing(patients, one_kind, tmp_path):
         model="combined",
         refits=3,
         n_splits=3,
-        jobs=2,
-        progress=False,
+        compute=Compute(jobs=2, progress=False),
     )
     one, other = load_signature(one_kind), load_signature(tmp_path / "run")
     assert one.facts == other.facts
@@ -330,7 +328,7 @@ def test_labels_by_lot_give_nothing():
     from sklearn.metrics import roc_auc_score
 
     aucs = []
-    for k in range(4):
+    for _ in range(4):
         y = pd.Series(rng.permutation(np.repeat([0, 1], 75)), X.index)
         models = {name: m for name, m in candidate_models(X, []).items() if name != "forest"}
         aucs.append(roc_auc_score(y, nested_probabilities(X, y, models).probability))
@@ -348,8 +346,7 @@ def test_a_network_shows_where_it_looked(patients, tmp_path):
         epochs=1,
         refits=2,
         n_splits=2,
-        jobs=1,
-        progress=False,
+        compute=Compute(jobs=1, progress=False),
     )
     assert 0 <= facts["network"]["auc"][0] <= 1
     assert (tmp_path / "run/signature/network/last.safetensors").is_file()

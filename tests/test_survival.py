@@ -1,4 +1,5 @@
-"""PFS and OS rule by rule; Kaplan-Meier, log-rank, Cox and cox.zph against values that R prints; cuts that must not look ahead."""
+"""PFS and OS rule by rule; Kaplan-Meier, log-rank, Cox and cox.zph against values that R prints;
+cuts that must not look ahead."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ SEEN = [(56, "SD"), (112, "PR"), (168, "PD")]
     (SEEN[:2], {"new_therapy": 60}, {"new_therapy": "censor"}, (56, False, "new anti-cancer therapy")),
     (SEEN[:2], {"death": 200, "new_therapy": 130}, {"new_therapy": "censor"}, (112, False, "new anti-cancer therapy")),
     (SEEN[:2], {"death": 200}, {"death": "censor"}, (112, False, "death without progression")),
-    (SEEN[:2], {"death": 200, "last_contact": 300}, {"death": "censor", "censor_at": "last_contact"}, (200, False, "last contact")),
+    (SEEN[:2], {"death": 200, "last_contact": 300}, {"death": "censor", "censor_at": "last_contact"},
+        (200, False, "last contact")),
     (SEEN, {}, {"data_cut": at(150)}, (112, False, "last assessment")),
     (SEEN, {}, {"data_cut": at(168)}, (168, True, "progression")),
     (SEEN[:2], {"death": 200}, {"data_cut": at(150)}, (112, False, "last assessment")),
@@ -111,9 +113,11 @@ steps = st.lists(
     st.tuples(st.integers(1, 90), st.sampled_from(["CR", "PR", "SD", "NON-CR/NON-PD", "PD", "NE"])), max_size=6
 )
 options = st.builds(
-    Censoring, censor_at=st.sampled_from(["last_assessment", "last_contact"]), max_gap_days=st.sampled_from([None, 60, 120]),
+    Censoring, censor_at=st.sampled_from(["last_assessment", "last_contact"]),
+    max_gap_days=st.sampled_from([None, 60, 120]),
     new_therapy=st.sampled_from(["ignore", "censor"]), death=st.sampled_from(["event", "censor"]),
-    data_cut=st.one_of(st.none(), st.integers(0, 500).map(at)), ne_counts=st.booleans(), first_day=st.sampled_from([0, 1]),
+    data_cut=st.one_of(st.none(), st.integers(0, 500).map(at)), ne_counts=st.booleans(),
+    first_day=st.sampled_from([0, 1]),
 )  # fmt: skip
 
 
@@ -136,7 +140,8 @@ def test_pfs_never_exceeds_os_and_a_table_says_the_same(moves, dies, spoke, ther
     }
     time, event, reason = outcome(visits, rules, **dates)
     progressed = next((d for d, c in visits if c == "PD"), None)
-    patients = pd.DataFrame({"patient_id": ["P"], "start": [START], "baseline_date": [START], "progression_date": [at(progressed)],
+    patients = pd.DataFrame({"patient_id": ["P"], "start": [START], "baseline_date": [START],
+        "progression_date": [at(progressed)],
                              "last_assessment": [at(max((d for d, c in visits if c != "NE"), default=None))],
                              "death_date": [at(dates["death"])], "last_contact_date": [at(dates["last_contact"])],
                              "new_therapy_date": [at(therapy)]})  # fmt: skip
@@ -152,7 +157,8 @@ def test_pfs_never_exceeds_os_and_a_table_says_the_same(moves, dies, spoke, ther
 def test_from_lesions_to_endpoints():
     weeks = np.arange(0, 40, 8)
     sums = {"A": [50, 40, 30, 28, 44], "B": [50, 52, 51, 50, 49]}
-    lesions = pd.concat([pd.DataFrame({"patient_id": p, "visit_date": START + pd.to_timedelta(7 * weeks, unit="D"), "lesion_id": "T", "role": "target",
+    lesions = pd.concat([pd.DataFrame({"patient_id": p, "visit_date": START + pd.to_timedelta(7 * weeks, unit="D"),
+        "lesion_id": "T", "role": "target",
                                        "diameter_mm": mm}) for p, mm in sums.items()])  # fmt: skip
     visits, patients = responses(
         lesions, pd.DataFrame({"patient_id": ["A", "B", "C"], "treatment_start": START, "last_contact_date": at(400)})
@@ -303,7 +309,8 @@ def test_restricted_mean():
 
 
 @pytest.mark.parametrize(("columns", "says"), [
-    ({"a": ["x", "y"] * 10}, "column a is not numeric"), ({"a": [1] * 20}, "same value in all 20"), ({"time": [-1.0] * 20}, "not negative"),
+    ({"a": ["x", "y"] * 10}, "column a is not numeric"), ({"a": [1] * 20}, "same value in all 20"),
+    ({"time": [-1.0] * 20}, "not negative"),
     ({"event": [0] * 20}, "no events"), ({"event": [2] * 20}, "event must be"),
 ])  # fmt: skip
 def test_cox_says_what_is_wrong(columns, says):

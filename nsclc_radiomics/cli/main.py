@@ -33,7 +33,7 @@ def _plain_warnings() -> Iterator[None]:
     """The library's own warnings as one line each, once, without Python's file and line; those of other libraries as
     they are.
     """
-    said = set()
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category is not UserWarning:

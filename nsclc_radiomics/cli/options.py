@@ -71,6 +71,7 @@ def add_seed(parser: Parser) -> None:
 def add_roi(parser: Parser) -> None:
     "Add the option --roi."
     parser.add_argument(
-        "--roi", action="append", metavar="NAME", help="name of the tumour's contour, or patterns (* and ?) separated by commas; give it"
+        "--roi", action="append", metavar="NAME",
+        help="name of the tumour's contour, or patterns (* and ?) separated by commas; give it"
         " again for a second choice (default: the usual names of a gross tumour volume)"
     )  # fmt: skip

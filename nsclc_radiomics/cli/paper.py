@@ -81,7 +81,8 @@ def _verify(args: argparse.Namespace) -> int:
 
     a, b = Run(Path(args.a)), Run(Path(args.b))
     between = args.between_machines or (args.tolerance is None and not same_processor(a, b))
-    tolerance, aside = None if between else args.tolerance or 0.0, []
+    tolerance = None if between else args.tolerance or 0.0
+    aside: list[str] = []
     if args.numbers:
         one, other, aside = comparable_numbers(a, b)
         differences = compare_numbers(one, other, tolerance)

@@ -88,6 +88,7 @@ def add_segment_commands(commands: Commands) -> None:
 # %% ../../nbs/98_cli/20_segmentation.ipynb #68bc234e
 def _segment(args: argparse.Namespace) -> int:
     from ..cohort.folder import load_cohort
+    from ..core.compute import Compute
     from ..segmentation.segmenter import segment_cohort
 
     if not (args.source / "cohort.yaml").is_file() and (args.source.is_file() or args.out or args.point):
@@ -96,7 +97,7 @@ def _segment(args: argparse.Namespace) -> int:
         raise OptionError("--point is for one CT; for a cohort use --where mask, centre or search")
     out = args.out or args.source.with_name(args.source.name + "_segmentation")
     found = segment_cohort(
-        load_cohort(args.source), args.model, out, where=args.where, device=args.device, jobs=args.jobs
+        load_cohort(args.source), args.model, out, where=args.where, compute=Compute(jobs=args.jobs, device=args.device)
     )
     for row in found[found["status"] == "failed"].itertuples():
         print(f"{row.Index}: {row.note}", file=sys.stderr)
@@ -120,12 +121,13 @@ def _segment_one(args: argparse.Namespace) -> int:
 # %% ../../nbs/98_cli/20_segmentation.ipynb #361f824b
 def _train_segmenter(args: argparse.Namespace) -> None:
     from ..cohort.folder import load_cohort
+    from ..core.compute import Compute
     from ..segmentation.network import UnetSettings
     from ..segmentation.scores import summarise_scores
     from ..segmentation.segmenter import train_segmenter
 
     settings = UnetSettings(patches=args.patches)
     _, scores = train_segmenter(
-        load_cohort(args.cohort), args.out, settings, args.folds, device=args.device, jobs=args.jobs
+        load_cohort(args.cohort), args.out, settings, args.folds, compute=Compute(jobs=args.jobs, device=args.device)
     )
     print(summarise_scores(scores).to_string())

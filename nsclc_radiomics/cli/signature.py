@@ -19,6 +19,12 @@ __all__ = []
 # %% ../../nbs/98_cli/50_signature.ipynb #3cffdc82
 def add_signature_commands(commands: Commands) -> None:
     "Add `train` and `predict`."
+    _add_train(commands)
+    _add_predict(commands)
+
+
+# %% ../../nbs/98_cli/50_signature.ipynb #ee5be519
+def _add_train(commands: Commands) -> None:
     train = add_command(commands, "train", _train, "learn a signature from a cohort and store it as plain files")
     train.add_argument("cohort", type=Path, metavar="COHORT")
     train.add_argument(
@@ -54,6 +60,9 @@ def add_signature_commands(commands: Commands) -> None:
     add_seed(train)
     add_jobs(train)
 
+
+# %% ../../nbs/98_cli/50_signature.ipynb #67a21efb
+def _add_predict(commands: Commands) -> None:
     predict = add_command(commands, "predict", _predict, "ask a signature about one patient or a cohort")
     predict.add_argument("run_folder", type=Path, metavar="RUN", help="what `train` wrote")
     predict.add_argument(
@@ -98,11 +107,13 @@ def add_signature_commands(commands: Commands) -> None:
 # %% ../../nbs/98_cli/50_signature.ipynb #9efe500f
 def _train(args: argparse.Namespace) -> None:
     from ..cohort.folder import load_cohort
+    from ..core.compute import Compute
     from ..signature.train import load_signature, train
 
     cohort = load_cohort(args.cohort)
     settings = args.params or cohort.meta.get("feature_settings", "ct")
-    options = {name: getattr(args, name) for name in ("model", "network", "epochs", "refits", "seed", "jobs")}
+    options = {name: getattr(args, name) for name in ("model", "network", "epochs", "refits")}
+    options["compute"] = Compute(args.seed, args.jobs)
     facts = train(cohort, Run(args.out.resolve()), settings=settings, n_splits=args.folds, **options)
     for name, (auc, low, high) in facts["auc"]["candidates"].items():
         print(

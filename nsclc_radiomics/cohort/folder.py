@@ -39,7 +39,18 @@ IMAGE_SUFFIXES = (".nii.gz", ".nrrd")  # NRRD keeps geometry in double precision
 # %% ../../nbs/10_cohort/20_folder.ipynb #45761597
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    "A cohort that has passed every check of its tables; `load_cohort` makes it."
+    """A cohort that has passed every check of its tables; `load_cohort` makes it.
+
+    `patients` has one row per patient, `lesions` one per lesion and visit (diameters in mm) or is None; images are read
+    when they are asked for, as a Volume in HU (`ct`) or SUVbw (`pet`). `row` and `image` raise CohortError or
+    ImageError for a patient or file that is not there.
+
+    Source: the folder format of this package, with its columns in `cohort.schema`.
+
+    >>> cohort = nr.load_cohort("trial")
+    >>> cohort.image(cohort.ids[0]).unit, cohort.meta["evidence"]
+    ('HU', 'simulated')
+    """
 
     path: Path
     meta: dict[str, Any]  # cohort.yaml
@@ -120,7 +131,18 @@ def _check_tables(meta: Any, patients: pd.DataFrame, lesions: pd.DataFrame | Non
 def load_cohort(
     path: str | Path,  # the cohort's folder
 ) -> Cohort:
-    "Load a cohort folder; CohortError lists every problem of its tables and every image that is not there."
+    """Load a cohort folder; images are looked for and not yet read.
+
+    Raises CohortError that lists every problem of its tables, with file, row, column and value, and every image that is
+    not there.
+
+    Source: the folder format of this package, with its columns in `cohort.schema`.
+
+    >>> nr.load_cohort("trial")
+    Cohort('simulated NSCLC cohort, world claimed', simulated, 14 patients, 14 CT, 5 PET, endpoint response)
+    >>> nr.load_cohort("trial").patients.index.size
+    14
+    """
     path = Path(path)
     if not path.is_dir():
         raise CohortError(
@@ -159,7 +181,17 @@ def save_cohort(
     patients: pd.DataFrame,  # one row a patient, columns as `PATIENT_COLUMNS`; others are kept
     lesions: pd.DataFrame | None = None,  # one row a lesion a visit, columns as `LESION_COLUMNS`
 ) -> None:
-    "Write a cohort's tables; CohortError where `load_cohort` would refuse them. The same tables give the same bytes."
+    """Write a cohort's tables: cohort.yaml, patients.csv and, where given, lesions.csv. The same tables give the same
+    bytes.
+
+    Raises CohortError where `load_cohort` would refuse them.
+
+    Source: the folder format of this package, with its columns in `cohort.schema`.
+
+    >>> old = nr.load_cohort("trial")
+    >>> without_images = old.patients.assign(has_ct=False, has_pet=False)
+    >>> nr.save_cohort("clinical", old.meta, without_images, old.lesions)
+    """
     folder = Path(folder)
     with atomic_path(folder / "cohort.yaml") as path:
         path.write_text(yaml.safe_dump(dict(meta), sort_keys=False, allow_unicode=True), encoding="utf-8")

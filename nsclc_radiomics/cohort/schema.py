@@ -297,7 +297,7 @@ def outcome_problems(meta: Mapping[str, Any], patients: pd.DataFrame, lesions: p
         "two_year_survival": by_record or patients["death_date"].notna().any(),
         "none": True,
     }
-    if possible.get(meta.get("endpoint"), True):
+    if possible.get(meta.get("endpoint", ""), True):
         return []
     wanted = {
         "response": "lesions.csv or a column `response`",

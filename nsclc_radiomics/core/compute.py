@@ -10,6 +10,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ["make_rng", "choose_device"]
+__all__ = ["make_rng", "Compute"]
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #f53fae20
@@ -45,15 +46,20 @@ def worker_count(
     """The number of processes that `jobs` asks for, no more than there are tasks; OptionError unless it is None or 1 or
     more.
     """
+    _check_jobs(jobs)
+    from joblib import cpu_count  # slow to import, and most callers need no processes
+
+    wanted = int(jobs or cpu_count())
+    return max(1, wanted if tasks is None else min(wanted, tasks))
+
+
+# %% ../../nbs/00_core/40_compute.ipynb #629a6a94
+def _check_jobs(jobs: int | None) -> None:
     if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, (int, np.integer)) or jobs < 1):
         raise OptionError(
             f"{option('jobs')} must be a whole number of 1 or more, got {jobs!r}; without it one process per core is"
             " used"
         )
-    from joblib import cpu_count  # slow to import, and most callers need no processes
-
-    wanted = int(jobs or cpu_count())
-    return max(1, wanted if tasks is None else min(wanted, tasks))
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #a4cebd23
@@ -70,7 +76,7 @@ def show_progress(
     plain line now and then.
     """
     notebook = "ipykernel.kernelapp" in sys.modules
-    total = done + len(work) if total is None else total
+    total = done + len(work) if total is None else total  # type: ignore[arg-type]  # without a total it has a length
     if shown is False or (shown is None and notebook):
         yield from work
     elif notebook or sys.stderr.isatty():
@@ -85,11 +91,43 @@ def show_progress(
 def _say_progress(work: Iterable[Any], what: str, total: int, unit: str, done: int, every: float) -> Iterator[Any]:
     "A line after each `every` seconds, and none for work that ends before."
     said = time.monotonic()
-    for done, item in enumerate(work, done + 1):
+    for reached, item in enumerate(work, done + 1):
         yield item
-        if time.monotonic() - said >= every and done < total:
+        if time.monotonic() - said >= every and reached < total:
             said = time.monotonic()
-            print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+            print(f"{what}: {reached} of {total} {unit}", file=sys.stderr, flush=True)
+
+
+# %% ../../nbs/00_core/40_compute.ipynb #578cff27
+@dataclass(frozen=True)
+class Compute:
+    """How long work is computed: seed, processes, device of the networks, and whether progress is shown.
+
+    Only the seed decides the result: it is the same with any number of processes. The device is looked for where a
+    network starts, see `choose_device`. Raises OptionError for a seed or a number of processes that cannot be.
+
+    Source: seeds by key as in numpy's `SeedSequence`; processes by joblib.
+
+    >>> quiet = nr.Compute(jobs=2, progress=False)
+    >>> quiet.workers(tasks=1)
+    1
+    """
+
+    seed: int = 1
+    jobs: int | None = None  # processes; None: one per core
+    device: str = "auto"  # of networks: auto, cpu, cuda, cuda:1 or mps
+    progress: bool = True  # shown while it runs
+
+    def __post_init__(self) -> None:
+        _check_jobs(self.jobs)
+        make_rng(self.seed)
+
+    def workers(
+        self,
+        tasks: int | None = None,  # how many there are to share
+    ) -> int:
+        "The number of processes, no more than there are tasks."
+        return worker_count(self.jobs, tasks)
 
 
 # %% ../../nbs/00_core/40_compute.ipynb #3caf1066

@@ -5,12 +5,13 @@
 # %% ../../nbs/00_core/25_run.ipynb #12371717
 from __future__ import annotations
 
+import contextlib
+import glob
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .errors import RunError
 from .files import make_parent, project_root, read_json, write_json
@@ -30,6 +31,7 @@ class Run:
     """
 
     path: Path
+    chapter: str = ""  # of the paper, whose results these are; when it is opened again, its earlier ones go
 
     def __post_init__(self):
         object.__setattr__(self, "path", project_root() / self.path)
@@ -73,20 +75,80 @@ class Run:
         for key, entry in numbers.items():
             if entry.get("evidence") not in EVIDENCE:
                 raise RunError(
-                    f"numbers.json: {key} has evidence {entry.get('evidence')!r}; expected one of {', '.join(EVIDENCE)}"
+                    f"numbers.json: {key} has evidence {entry.get('evidence')!r}; a number has one of"
+                    f" {', '.join(EVIDENCE)}"
                 )
         file = self.path / "numbers.json"
         with self.alone("numbers"):
             known = read_json(file) if file.exists() else {}
             write_json(file, {**known, **{key: _plain(entry) for key, entry in numbers.items()}})
+        self.note_result("numbers.json", *numbers)
+
+    def note_result(
+        self,
+        where: str,  # folder of the run, or "numbers.json"
+        *names: str,  # of files without ending, or keys
+    ) -> None:
+        "Note what the chapter gave, so that it can be replaced when the chapter runs again."
+        if self.chapter:
+            noted = self._results()
+            write_json(self._results_file(), {**noted, where: sorted({*noted.get(where, []), *names})})
+
+    def forget_results(self) -> None:
+        "Remove the numbers, tables and figures that the chapter gave when it ran before."
+        noted = self._results() if self.chapter else {}
+        file = self.path / "numbers.json"
+        with self.alone("numbers") if noted else contextlib.nullcontext():
+            if file.is_file() and (old := set(noted.pop("numbers.json", ()))):
+                write_json(file, {key: entry for key, entry in read_json(file).items() if key not in old})
+        for folder, names in noted.items():
+            for path in [p for name in names for p in (self.path / folder).glob(f"{glob.escape(name)}.*")]:
+                path.unlink()
+        self._results_file().unlink(missing_ok=True)
+
+    def _results_file(self) -> Path:
+        return self.path / ".chapters" / f"{self.chapter}.json"
+
+    def _results(self) -> dict[str, list[str]]:
+        file = self._results_file()
+        return read_json(file) if file.is_file() else {}
 
     def numbers(self) -> dict[str, dict[str, Any]]:
         "All numbers recorded in this run so far."
         return read_json(self.need("numbers.json", "the notebooks before this one"))
 
 
+# %% ../../nbs/00_core/25_run.ipynb #b2f04d71
+def as_run(run: str | Path | Run) -> Run:
+    "A run from its folder; a `Run` is returned as it is."
+    return run if isinstance(run, Run) else Run(Path(run))
+
+
 # %% ../../nbs/00_core/25_run.ipynb #e08fc2fd
 EVIDENCE = ("simulated", "real", "reported")
+
+
+# %% ../../nbs/00_core/25_run.ipynb #d35bf235
+@dataclass(frozen=True)
+class Evidence:
+    "The kinds of evidence that a figure, table or number rests on, in the order in which they are said."
+
+    kinds: tuple[str, ...]  # of EVIDENCE, each once
+
+    def __post_init__(self):
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not set(self.kinds) <= set(EVIDENCE):
+            raise RunError(
+                f"evidence is {' and '.join(map(str, self.kinds))!r}; expected one of {', '.join(EVIDENCE)}, or several"
+                " joined by ' and '"
+            )
+
+    @classmethod
+    def read(cls, text: str) -> Evidence:
+        "From words as `str` gives them: `reported and simulated`."
+        return cls(tuple(text.split(" and ")) if isinstance(text, str) else (text,))
+
+    def __str__(self) -> str:
+        return " and ".join(self.kinds)
 
 
 # %% ../../nbs/00_core/25_run.ipynb #f25067ef
@@ -94,6 +156,6 @@ def _plain(entry: Mapping[str, Any]) -> dict[str, Any]:
     "An entry with Python numbers in place of NumPy's, and None where a number is not finite, as JSON has no NaN."
     out = {}
     for key, value in entry.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        out[key] = None if isinstance(value, float) and not np.isfinite(value) else value
+        value = value.item() if hasattr(value, "item") else value
+        out[key] = None if isinstance(value, float) and not math.isfinite(value) else value
     return out

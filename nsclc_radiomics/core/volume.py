@@ -5,12 +5,13 @@
 # %% ../../nbs/00_core/10_volume.ipynb #92b4c1a1
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import GeometryError, ImageError
+from .errors import GeometryError, ImageError, MaskError, OptionError
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -18,16 +19,188 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ["Volume"]
 
+# %% ../../nbs/00_core/10_volume.ipynb #3c9be2d7
+Box = tuple[slice, ...]  # one slice for each axis of an array: z, y, x
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #6d1e8f07
+def _xyz(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    x, y, z = values
+    return float(x), float(y), float(z)
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #a40c95d3
+def _zyx(values: Sequence[int] | np.ndarray) -> tuple[int, int, int]:
+    z, y, x = values
+    return int(z), int(y), int(x)
+
 
 # %% ../../nbs/00_core/10_volume.ipynb #2d20ec02
 def _identity() -> tuple[float, ...]:
     return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
+# %% ../../nbs/00_core/10_volume.ipynb #a81e44c6
+class Geometry:
+    """Where voxels lie in the patient: what a `Grid` and a `Volume` share.
+
+    An index is z, y, x as in an array; a point is x, y, z in mm in the patient (LPS).
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def shape(self) -> tuple[int, int, int]: ...
+
+    spacing: tuple[float, float, float]  # mm, x, y, z
+    origin: tuple[float, float, float]  # centre of the first voxel, mm, x, y, z
+    direction: tuple[float, ...]  # nine cosines, row by row, as SimpleITK has them
+
+    def _check_geometry(self) -> None:
+        "Spacing, origin and direction as tuples of floats; ImageError for what they cannot be."
+        spacing = tuple(float(s) for s in self.spacing)
+        if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
+            raise ImageError(f"spacing must be three positive numbers of mm (x, y, z), got {self.spacing}")
+        direction = np.asarray(self.direction, float).reshape(-1)
+        matrix = direction.reshape(3, 3) if direction.size == 9 else np.zeros((3, 3))
+        if not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-4):
+            raise ImageError(f"direction must be nine cosines of three orthogonal axes, got {self.direction}")
+        object.__setattr__(self, "spacing", spacing)
+        object.__setattr__(self, "origin", tuple(float(o) for o in self.origin))
+        object.__setattr__(self, "direction", tuple(direction.tolist()))
+
+    @property
+    def direction_matrix(self) -> np.ndarray:
+        "The direction, shape (3, 3): column k is the unit vector along the voxels' axis x, y or z."
+        return np.asarray(self.direction).reshape(3, 3)
+
+    @property
+    def voxel_volume(self) -> float:
+        "Volume of one voxel in mm³."
+        return float(np.prod(self.spacing))
+
+    @property
+    def grid(self) -> Grid:
+        "The geometry alone."
+        return Grid(self.shape, self.spacing, self.origin, self.direction)
+
+    @property
+    def centre(self) -> tuple[float, float, float]:
+        "The point in the middle of all voxels."
+        return _xyz(self.index_to_point((np.array(self.shape) - 1) / 2))
+
+    @property
+    def corners(self) -> np.ndarray:
+        "The eight corner voxels' centres in mm, shape (8, 3), x running fastest."
+        steps = np.array([[k, j, i] for k in (0, 1) for j in (0, 1) for i in (0, 1)])
+        return self.index_to_point(steps * (np.array(self.shape) - 1))
+
+    def index_to_point(self, index: Sequence[float] | np.ndarray) -> np.ndarray:
+        "Points in mm (x, y, z) of voxels (z, y, x), with fractions; shape (3,) or (n, 3), as given."
+        steps = np.asarray(index, float)[..., ::-1] * self.spacing
+        return np.asarray(self.origin) + steps @ self.direction_matrix.T
+
+    def point_to_index(self, point: Sequence[float] | np.ndarray) -> np.ndarray:
+        "Voxels (z, y, x), with fractions, of points in mm (x, y, z); shape (3,) or (n, 3), as given."
+        steps = (np.asarray(point, float) - np.asarray(self.origin)) @ self.direction_matrix
+        return (steps / np.asarray(self.spacing))[..., ::-1]
+
+    def nearest_voxel(self, point: Sequence[float]) -> tuple[int, int, int]:
+        "The voxel (z, y, x) nearest to a point in mm (x, y, z); OptionError where it lies outside the grid."
+        place = np.asarray(point, float)
+        if place.shape != (3,) or not np.isfinite(place).all():
+            raise OptionError(f"a point is three numbers of mm (x, y, z), got {place.tolist()}")
+        index = np.rint(self.point_to_index(place)).astype(int)
+        if (index < 0).any() or (index >= self.shape).any():
+            raise OptionError(
+                f"the point {tuple(round(float(p), 1) for p in place)} mm lies outside the image: it would be voxel"
+                f" {tuple(index.tolist())} of {self.shape} (z, y, x); give it in mm in the patient (x, y, z)"
+            )
+        return _zyx(index)
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #c5d3a7e9
+@dataclass(frozen=True)
+class Grid(Geometry):
+    "Voxels without values."
+
+    shape: tuple[int, int, int]  # voxels along z, y, x
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm, x, y, z
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # centre of the first voxel, mm, x, y, z
+    direction: tuple[float, ...] = _identity()  # nine cosines, row by row
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ImageError(f"a grid needs at least one voxel on each of three axes, got shape {self.shape}")
+        self._check_geometry()
+
+    def crop(self, box: Box) -> Grid:
+        "The part of the grid in a box of slices (z, y, x); GeometryError for a box without voxels or with steps."
+        spans = [s.indices(n) for s, n in zip(box, self.shape, strict=True)]
+        if any(step != 1 or stop <= start for start, stop, step in spans):
+            raise GeometryError(f"the box {box} holds no block of voxels of a grid of shape {self.shape}")
+        shape, origin = (
+            [stop - start for start, stop, _ in spans],
+            self.index_to_point([start for start, _, _ in spans]),
+        )
+        return Grid(_zyx(shape), self.spacing, _xyz(origin), self.direction)
+
+    def centred(self, spacing: Sequence[float] | np.ndarray, shape: Sequence[int] | np.ndarray) -> Grid:
+        "A grid with the same centre and axes: voxels of `spacing` mm (x, y, z), `shape` of them along z, y, x."
+        size, old = np.array(shape)[::-1], np.array(self.shape)[::-1]
+        shift = (old - 1) / 2 * self.spacing - (size - 1) / 2 * np.asarray(spacing)
+        origin = np.asarray(self.origin) + self.direction_matrix @ shift
+        return Grid(_zyx(shape), _xyz(spacing), _xyz(origin), self.direction)
+
+    @classmethod
+    def around(
+        cls, point: Sequence[float], shape: Sequence[int], spacing: float, direction: tuple[float, ...] = _identity()
+    ) -> Grid:
+        "A grid of cubic voxels of `spacing` mm, `shape` of them along z, y, x, whose middle is a point (mm, x, y, z)."
+        matrix = np.asarray(direction).reshape(3, 3)
+        origin = np.asarray(point, float) - matrix @ ((np.array(shape)[::-1] - 1) / 2 * spacing)
+        return cls(_zyx(shape), (spacing, spacing, spacing), _xyz(origin), direction)
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #d07a9e52
+def bounding_box(mask: np.ndarray) -> Box:
+    "Slices of the smallest box that holds a mask, an array of any number of axes; MaskError where it is empty."
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not hit.size:
+            raise MaskError("the mask is empty: there is no box round it")
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)
+
+
+# %% ../../nbs/00_core/10_volume.ipynb #f4813b6d
+def widen(box: Box, margin: Any, shape: tuple[int, ...]) -> Box:
+    "A box with a margin of whole voxels, one number or one for each axis, kept inside an array of that shape."
+    margin = np.broadcast_to(np.asarray(margin, int), len(shape))
+    return tuple(
+        slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margin.tolist(), shape, strict=True)
+    )
+
+
 # %% ../../nbs/00_core/10_volume.ipynb #f3fdacf0
 @dataclass(frozen=True, eq=False)
-class Volume:
-    "A 3-D image with its geometry and unit."
+class Volume(Geometry):
+    """A 3-D image with its geometry and unit; it cannot be changed, `with_array` gives the same grid with other values.
+
+    `array` has the shape (z, y, x); `spacing` (mm), `origin` (mm) and points are in the order x, y, z, in the patient
+    (LPS).
+
+    Raises ImageError for an array that is not 3-D or is empty, a spacing that is not positive, a direction that is no
+    rotation.
+
+    Source: geometry as in ITK (SimpleITK), patient coordinates as in DICOM PS3.3 C.7.6.2.
+
+    >>> import numpy as np
+    >>> nr.Volume(np.zeros((10, 20, 20), np.int16), spacing=(1, 1, 2.5), unit="HU").voxel_volume
+    2.5
+    """
 
     array: np.ndarray  # (z, y, x)
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)  # mm, in the order x, y, z
@@ -41,34 +214,63 @@ class Volume:
             raise ImageError(f"a Volume needs an array of three axes (z, y, x), got shape {array.shape}")
         if 0 in array.shape:
             raise ImageError(f"a Volume needs at least one voxel on each axis, got shape {array.shape}")
-        spacing = tuple(float(s) for s in self.spacing)
-        if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-            raise ImageError(f"spacing must be three positive numbers of mm (x, y, z), got {self.spacing}")
-        direction = np.asarray(self.direction, float).reshape(-1)
-        if direction.size != 9 or not np.allclose(
-            direction.reshape(3, 3) @ direction.reshape(3, 3).T, np.eye(3), atol=1e-4
-        ):
-            raise ImageError(f"direction must be nine cosines of three orthogonal axes, got {self.direction}")
         object.__setattr__(self, "array", array)
-        object.__setattr__(self, "spacing", spacing)
-        object.__setattr__(self, "origin", tuple(float(o) for o in self.origin))
-        object.__setattr__(self, "direction", tuple(direction.tolist()))
+        self._check_geometry()
 
     @property
     def shape(self) -> tuple[int, int, int]:
         "Voxels along z, y, x."
         return self.array.shape
 
-    @property
-    def voxel_volume(self) -> float:
-        "Volume of one voxel in mm³."
-        return float(np.prod(self.spacing))
-
     def with_array(self, array: np.ndarray, unit: str | None = None) -> Volume:
         "The same grid with other values; the array must have this volume's shape."
         if np.shape(array) != self.shape:
             raise GeometryError(f"an array of shape {np.shape(array)} does not fit a grid of shape {self.shape}")
         return replace(self, array=array, unit=self.unit if unit is None else unit)
+
+    def bounding_box(self, margin: float = 0.0) -> Box:
+        "The smallest box that holds this mask, wider by `margin` mm on each side as far as the grid goes."
+        return widen(bounding_box(self.array), np.ceil(margin / np.array(self.spacing[::-1])), self.shape)
+
+    def crop(self, box: Box) -> Volume:
+        "The part in a box of slices (z, y, x), in its place in the patient; the array is a view."
+        part = self.grid.crop(box)
+        return Volume(self.array[box], part.spacing, part.origin, part.direction, self.unit)
+
+    def resample_like(
+        self,
+        other: Geometry,  # the grid to be on
+        interpolation: str = "linear",  # nearest, linear or bspline; a mask is always moved linearly
+        outside: float | None = None,  # the value beyond the image; None for that of the nearest voxel
+        transform: sitk.Transform | None = None,  # from points of the new grid to points of this image
+    ) -> Volume:
+        "The image on another grid, float32; a mask (bool) becomes the voxels of which at least half lies inside."
+        import SimpleITK as sitk
+
+        kinds = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
+        if interpolation not in kinds:
+            raise OptionError(f"interpolation must be one of {', '.join(kinds)}, got {interpolation!r}")
+        mask = self.array.dtype == bool
+        moved = sitk.Resample(
+            sitk.Cast(self.to_sitk(), sitk.sitkFloat32),
+            other.shape[::-1],
+            transform or sitk.Transform(),
+            sitk.sitkLinear if mask else kinds[interpolation],
+            other.origin,
+            other.spacing,
+            other.direction,
+            0.0 if outside is None else outside,
+            sitk.sitkFloat32,
+            outside is None,
+        )
+        values = sitk.GetArrayFromImage(moved)
+        return Volume(values >= 0.5 if mask else values, other.spacing, other.origin, other.direction, self.unit)
+
+    def to_lps(self) -> Volume:
+        "The volume with its axes in the order and sense of LPS, so that its slices are axial; no voxel moves."
+        import SimpleITK as sitk
+
+        return Volume.from_sitk(sitk.DICOMOrient(self.to_sitk(), "LPS"), self.unit)
 
     def to_sitk(self) -> sitk.Image:
         "As a SimpleITK image; a boolean array becomes 0 and 1."
@@ -100,24 +302,16 @@ class Volume:
         )
 
 
-# %% ../../nbs/00_core/10_volume.ipynb #f7bed8bd
-def corners(volume: Volume) -> np.ndarray:
-    "The eight corner voxels' centres in mm, shape (8, 3), in the order x, y, z."
-    last = np.array(volume.shape[::-1]) - 1
-    steps = np.array([[i, j, k] for k in (0, 1) for j in (0, 1) for i in (0, 1)]) * last
-    return np.asarray(volume.origin) + (steps * volume.spacing) @ np.asarray(volume.direction).reshape(3, 3).T
-
-
 # %% ../../nbs/00_core/10_volume.ipynb #1be00918
 def grid_difference(
-    a: Volume,
-    b: Volume,
+    a: Geometry,
+    b: Geometry,
     tolerance: float = 1e-2,  # mm by which a corner may be off; NIfTI keeps geometry in single precision
 ) -> str | None:
     "What differs between the grids of two volumes, in words with numbers, or None when they are the same."
     if a.shape != b.shape:
         return f"shape {a.shape} against {b.shape} voxels (z, y, x)"
-    off = float(np.abs(corners(a) - corners(b)).max())
+    off = float(np.abs(a.corners - b.corners).max())
     if off <= tolerance:
         return None
     for name in ("spacing", "origin", "direction"):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,7 +38,7 @@ def plot_roc(
     for k, (name, score) in enumerate(scores.items()):
         auc, low, high = auc_interval(y, score)
         false_positive, true_positive, _ = roc_curve(y, score, drop_intermediate=False)
-        style = {"color": COLOURS[k % 7], "ls": DASHES[(k + k // 7) % 7], "lw": 1.8}
+        style: dict[str, Any] = {"color": COLOURS[k % 7], "ls": DASHES[(k + k // 7) % 7], "lw": 1.8}
         ax.plot(false_positive, true_positive, label=f"{name}: {auc:.2f} ({low:.2f} to {high:.2f})", **style)
     colours = {name: COLOURS[k % 7] for k, name in enumerate(scores)}
     for name, (sensitivity, specificity) in (reported or {}).items():

@@ -22,16 +22,7 @@ from ..core.errors import DataError, OptionError
 from .protocol import SETS, check_scores
 
 # %% auto #0
-__all__ = [
-    "METRICS",
-    "UNSEEN",
-    "auc_interval",
-    "performance",
-    "score_interval",
-    "performance_table",
-    "with_unseen",
-    "scorable",
-]
+__all__ = ["UNSEEN", "auc_interval", "performance", "performance_table", "with_unseen", "scorable"]
 
 
 # %% ../../nbs/70_evaluation/20_metrics.ipynb #72b01512
@@ -313,7 +304,8 @@ def scorable(
 
     The rows may be none.
     """
-    kept, left_out = [], {}
+    kept: list[pd.DataFrame] = []
+    left_out: dict[tuple[str, str], list[str]] = {}
     for (model, name), rows in _groups(predictions, ["model", "set"]):
         try:
             with warnings.catch_warnings():

@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ..cohort.folder import Cohort
+from ..core.cache import Cache
 from ..core.checks import advice, option
+from ..core.code import code_key
 from ..core.compute import show_progress, worker_count
 from ..core.errors import GeometryError, MaskError, MissingDependencyError, OptionError, RunError
 from ..core.files import atomic_path, cache_dir, content_hash
 from ..core.volume import Volume, grid_difference
 from .measure import measure, measure_files
-from .pyradiomics import engine_hash
 from .settings import FeatureSettings, load_settings
 
 # %% auto #0
@@ -35,10 +36,21 @@ def extract(
     mask: Volume,  # on the image's grid; boolean, or 0 and 1
     settings: str | Path | Mapping[str, Any] | FeatureSettings = "ct",
 ) -> pd.Series:
-    """The tumour's features, with the settings' columns as index; NaN for an image too small for a filter.
+    """The tumour's features, float64, with the settings' columns as index; NaN for an image too small for a filter.
+
+    Units are PyRadiomics': mm, mm² and mm³ for shape, HU (or SUVbw) for first order, none for texture. Settings: `ct`
+    and `pet` (original, LoG and wavelet images), `paper` (its Table 3), `original` (PyRadiomics' defaults) or a YAML
+    file of PyRadiomics.
 
     Raises GeometryError (not the same grid), MaskError (no mask, or one of several labels) or FeatureError (too small
     to measure).
+
+    Source: PyRadiomics 3.0.1 (van Griethuysen et al., Cancer Res 2017;77:e104-e107), whose values are reproduced; IBSI
+    (Zwanenburg et al., Radiology 2020;295:328-338).
+
+    >>> ct = nr.read_volume("trial/images/sim0001/ct.nii.gz", unit="HU")
+    >>> nr.extract(ct, nr.read_mask("trial/images/sim0001/ct_mask.nii.gz", ct), "original").size
+    107
     """
     chosen = load_settings(settings)
     difference = grid_difference(image, mask)
@@ -57,7 +69,7 @@ def extract(
         inside = inside > 0
     if not inside.any():
         raise MaskError("the mask is empty: there is nothing to measure")
-    on_grid = Volume(inside, image.spacing, image.origin, image.direction, "mask")
+    on_grid = image.with_array(inside, "mask")
     return pd.Series(measure(image, on_grid, *chosen.parts), index=chosen.columns, dtype=float)
 
 
@@ -82,23 +94,16 @@ class _Store:
     "Values of cases already measured, one file each, named by what went into them."
 
     def __init__(self, folder: Path, settings: FeatureSettings):
-        self.folder, self.columns = folder, settings.columns
-        self.common = content_hash([*settings.parts, settings.label], versions(), engine_hash())
+        self.columns = settings.columns
+        self.common = content_hash([*settings.parts, settings.label], versions(), code_key("features.measure"))
+        self.kept = Cache(folder, self._read, np.save, "{key}.npy")
 
     def key(self, image: Path, mask: Path, unit: str) -> str:
         return content_hash(self.common, unit, image, mask)
 
-    def load(self, key: str) -> np.ndarray | None:
-        "The stored values, or None; a damaged file counts as absent."
-        try:
-            values = np.load(self.folder / f"{key}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return None
+    def _read(self, path: Path) -> np.ndarray | None:
+        values = np.load(path, allow_pickle=False)
         return values if values.shape == (len(self.columns),) else None
-
-    def save(self, key: str, values: np.ndarray) -> None:
-        with atomic_path(self.folder / f"{key}.npy") as path:
-            np.save(path, values)
 
 
 # %% ../../nbs/40_features/60_extraction.ipynb #927ba3df
@@ -205,10 +210,16 @@ def extract_cohort(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Features of every patient of the cohort who has the modality: index `patient_id` in the cohort's order, the
-    settings' columns, float64.
+    settings' columns, float64; shape (patients, features), units as in `extract`.
 
     A patient who cannot be measured is a row of NaN and a line in failures.csv (table, patient_id, error, message), and
-    the others go on. The result does not depend on the number or kind of workers.
+    the others go on. The result does not depend on the number or kind of workers. Raises OptionError for options.
+
+    Source: as `extract`.
+
+    >>> cohort = nr.load_cohort("trial")
+    >>> nr.extract_cohort(cohort, "features.parquet", "original", jobs=1, progress=False).shape
+    (14, 107)
     """
     chosen, out = load_settings(settings), Path(out)
     unit = _unit(modality)
@@ -258,7 +269,7 @@ def _extract(
             failures[pid] = ("ImageError", f"{missing[0]}: no such file")
             continue
         keys[pid] = store.key(image, mask, unit)
-        known = store.load(keys[pid])
+        known = store.kept.load(keys[pid])
         if known is None:
             cases[pid] = (image.resolve(), mask.resolve(), unit, chosen.label, *chosen.parts)
         else:
@@ -275,7 +286,7 @@ def _extract(
             ):
                 if isinstance(result, dict):
                     values[pid] = np.array([result.get(c, np.nan) for c in store.columns], float)
-                    store.save(keys[pid], values[pid])
+                    store.kept.save(keys[pid], values[pid])
                 else:
                     failures[pid] = (
                         (type(result).__name__, str(result)) if isinstance(result, BaseException) else result

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .frame import Frame, widen
+from ..core.volume import widen
+from .frame import Frame
 from .pyradiomics import radiomics_module
 
 # %% auto #0

@@ -16,7 +16,7 @@ from .pyradiomics import radiomics_module
 from .shape import diameters, surface_and_volume
 
 # %% auto #0
-__all__ = ["shape"]
+__all__ = []
 
 # %% ../../nbs/40_features/40_formulas.ipynb #62822957
 CLASS_NAMES = {
@@ -31,7 +31,7 @@ CLASS_NAMES = {
 
 
 # %% ../../nbs/40_features/40_formulas.ipynb #85588d25
-def formulas(feature_class: str) -> type:
+def formulas(feature_class: str) -> Any:
     "PyRadiomics' class with the formulas of a feature class."
     return getattr(radiomics_module(feature_class), CLASS_NAMES[feature_class])
 
@@ -229,7 +229,7 @@ def _correlation(feature: Any) -> float:
     away = c["j"][None, :, :, None] - c["uy"]
     spread = np.sqrt(_variance(feature)) * np.sqrt((away**2 * c["py"]).sum((0, 1, 2)))
     shared = ((feature.P_glcm * away).sum(2, keepdims=True) * (c["i"][None, :, :, None] - c["ux"])).sum((0, 1, 2))
-    return np.nanmean(np.where(spread == 0, 1.0, shared / (spread + c["eps"])))
+    return float(np.nanmean(np.where(spread == 0, 1.0, shared / (spread + c["eps"]))))
 
 
 # %% ../../nbs/40_features/40_formulas.ipynb #03ea9a61

@@ -14,11 +14,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import FeatureError
-from ..core.volume import Volume
+from ..core.volume import Box, Volume, bounding_box, widen
 from .pyradiomics import radiomics_module
 
 # %% auto #0
-__all__ = ["crop"]
+__all__ = []
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #00b4fcfb
@@ -31,36 +31,9 @@ class Frame:
     spacing: tuple[float, float, float]  # z, y, x
 
     @cached_property
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> Box:
         "The smallest box that holds the mask."
         return bounding_box(self.mask)
-
-
-# %% ../../nbs/40_features/20_frame.ipynb #1c6881e0
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    "Slices of the smallest box that holds a mask of at least one voxel."
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
-# %% ../../nbs/40_features/20_frame.ipynb #bc5cb904
-def widen(box: tuple[slice, ...], margin: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    "A box with a margin of voxels on each axis, kept inside an array of that shape."
-    margin = np.broadcast_to(np.asarray(margin, int), len(shape))
-    return tuple(
-        slice(max(b.start - m, 0), min(b.stop + m, n)) for b, m, n in zip(box, margin.tolist(), shape, strict=True)
-    )
-
-
-# %% ../../nbs/40_features/20_frame.ipynb #15079863
-def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
-    "A part of a volume, in its place in the patient."
-    first = np.array([b.start for b in box[::-1]]) * volume.spacing
-    origin = np.asarray(volume.origin) + np.asarray(volume.direction).reshape(3, 3) @ first
-    return Volume(volume.array[box], volume.spacing, tuple(origin.tolist()), volume.direction, volume.unit)
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #8490abb3
@@ -71,7 +44,8 @@ _SPLINE_MARGIN = 40  # voxels; what a cubic B-spline still feels from there is 0
 def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tuple[Volume, Volume]:
     """Image and mask on PyRadiomics' resampled grid, cut to the tumour and `padDistance` voxels round it.
 
-    A target spacing of 0 keeps that axis, as does an axis on which the mask is one voxel thick.
+    A target spacing of 0 keeps that axis, as does an axis on which the mask is one voxel thick. The grid, the mask's
+    nearest neighbour and the image's own type are PyRadiomics', so that this is not `Volume.resample_like`.
     """
     pad = int(setting.get("padDistance", 5))
     box = bounding_box(mask.array)
@@ -82,7 +56,7 @@ def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tu
     new = np.where((new == 0) | (size == 1), old, new)
     if np.allclose(old, new):
         near = widen(box, pad, mask.shape)
-        return crop(image, near), crop(mask, near)
+        return image.crop(near), mask.crop(near)
     ratio = old / new
     first = np.maximum(np.floor((low - 0.5) * ratio - pad), 0)
     last = np.minimum(np.ceil((low + size - 0.5) * ratio + pad), np.ceil(np.array(mask.shape[::-1]) * ratio) - 1)
@@ -97,10 +71,10 @@ def resample_pair(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tu
     grid.SetInterpolator(sitk.sitkNearestNeighbor)
     resampled_mask = Volume.from_sitk(grid.Execute(whole), "mask")
     margin = _SPLINE_MARGIN + np.ceil(pad / ratio).astype(int)
-    near = crop(image, widen(box, margin[::-1], image.shape)).to_sitk()
-    grid.SetOutputPixelType(near.GetPixelID())
+    part = image.crop(widen(box, margin[::-1], image.shape)).to_sitk()
+    grid.SetOutputPixelType(part.GetPixelID())
     grid.SetInterpolator(getattr(sitk, setting.get("interpolator") or "sitkBSpline"))
-    return Volume.from_sitk(grid.Execute(near), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
+    return Volume.from_sitk(grid.Execute(part), image.unit), resampled_mask.with_array(resampled_mask.array > 0)
 
 
 # %% ../../nbs/40_features/20_frame.ipynb #162beda6
@@ -159,7 +133,7 @@ def make_frame(image: Volume, mask: Volume, setting: Mapping[str, Any]) -> tuple
         image, mask = resample_pair(image, mask, setting)
     elif setting.get("preCrop"):
         near = widen(bounding_box(mask.array), int(setting.get("padDistance", 5)), mask.shape)
-        image, mask = crop(image, near), crop(mask, near)
+        image, mask = image.crop(near), mask.crop(near)
     measured = whole = mask.array
     _check_roi(whole, setting)
     if setting.get("resegmentRange"):

@@ -19,7 +19,7 @@ from ..core.volume import Volume
 from .extraction import extract
 
 # %% auto #0
-__all__ = ["ibsi_table"]
+__all__ = []
 
 # %% ../../nbs/40_features/80_ibsi.ipynb #42d27677
 _MORPHOLOGY = {
@@ -188,14 +188,13 @@ def centred_grid(volume: Volume, spacing: tuple[float, float, float]) -> sitk.Re
     has it.
     """
     old, new = np.array(volume.spacing), np.array(spacing, float)
-    count = np.array(volume.shape[::-1])
-    size = np.ceil(count * old / new).astype(int)
-    first = 0.5 * ((count - 1) * old - (size - 1) * new)
+    size = np.ceil(np.array(volume.shape[::-1]) * old / new).astype(int)
+    there = volume.grid.centred(new, size[::-1])
     grid = sitk.ResampleImageFilter()
-    grid.SetOutputSpacing(new.tolist())
-    grid.SetSize(size.tolist())
-    grid.SetOutputDirection(volume.direction)
-    grid.SetOutputOrigin((np.array(volume.origin) + np.array(volume.direction).reshape(3, 3) @ first).tolist())
+    grid.SetOutputSpacing(there.spacing)
+    grid.SetSize(there.shape[::-1])
+    grid.SetOutputDirection(there.direction)
+    grid.SetOutputOrigin(there.origin)
     return grid
 
 
@@ -240,7 +239,7 @@ def ibsi_values(
     setting = {**(scheme.bins or {}), "force2D": scheme.flat, "minimumROIDimensions": 1}
     if bin_start and scheme.limits:
         setting["binStart"] = scheme.limits[0]
-    texture = {"firstorder": [], "glcm": [], "glrlm": [], "glszm": [], "gldm": [], "ngtdm": []}
+    texture: dict[str, list[str]] = {"firstorder": [], "glcm": [], "glrlm": [], "glszm": [], "gldm": [], "ngtdm": []}
     shape = extract(
         image, whole, {"setting": {"minimumROIDimensions": 1}, "featureClass": {"shape": list(_MORPHOLOGY)}}
     )

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from ..core.volume import Volume
-from .frame import bounding_box, crop, widen
+from ..core.volume import Volume, bounding_box, widen
 from .pyradiomics import radiomics_module
 
 # %% auto #0
@@ -43,7 +42,7 @@ def feature_maps(
     inside = np.asarray(mask.array) > 0
     z = int(inside.sum(axis=(1, 2)).argmax())
     box = widen((slice(z, z + 1), *bounding_box(inside[z])), (0, 8, 8), inside.shape)
-    part, region = crop(image, box), crop(Volume(inside, image.spacing, image.origin, image.direction, "mask"), box)
+    part, region = image.crop(box), image.with_array(inside, "mask").crop(box)
     wanted: dict[str, list[str]] = {}
     for name in features:
         feature_class, feature = name.split("_", 1)

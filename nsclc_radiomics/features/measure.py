@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import MissingDependencyError, NsclcError
-from ..core.volume import Volume, grid_difference
+from ..core.volume import Volume, bounding_box, grid_difference
 from ..core.volume_files import read_volume
 from .filters import filtered
 from .formulas import (
@@ -25,15 +25,15 @@ from .formulas import (
     shape,
     size_zone,
 )
-from .frame import bounding_box, make_frame
+from .frame import make_frame
 from .matrices import Region, Texture
 
 # %% auto #0
-__all__ = ["measure"]
+__all__ = []
 
 
 # %% ../../nbs/40_features/45_measure.ipynb #9f7a6c27
-def evaluate(
+def class_values(
     feature: Any,  # an object of PyRadiomics' class, with its matrix
     feature_class: str,
     names: list[str],
@@ -59,7 +59,7 @@ def texture_features(texture: Texture, classes: Mapping[str, list[str]]) -> dict
         f"{feature_class}_{name}": value
         for feature_class, names in classes.items()
         if feature_class in made
-        for name, value in evaluate(made[feature_class], feature_class, names).items()
+        for name, value in class_values(made[feature_class], feature_class, names).items()
     }
 
 
@@ -79,7 +79,7 @@ def measure(
     values: dict[str, float] = {}
     if "shape" in classes:
         solid = shape(whole[bounding_box(whole)], frame.spacing, setting)
-        values |= {f"original_shape_{name}": v for name, v in evaluate(solid, "shape", classes["shape"]).items()}
+        values |= {f"original_shape_{name}": v for name, v in class_values(solid, "shape", classes["shape"]).items()}
     region = Region(frame.mask[frame.box], frame.spacing)
     for name, box, merged in filtered(frame, image_types, setting):
         found = texture_features(Texture(region, box[region.mask], merged), classes)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingDependencyError
-from ..core.files import content_hash
 
 # %% auto #0
 __all__ = []
@@ -33,9 +31,3 @@ def radiomics_module(name: str) -> Any:
     if logger.level != logging.CRITICAL:  # setting it empties the caches of every logger of the process
         logger.setLevel(logging.CRITICAL)
     return module
-
-
-# %% ../../nbs/40_features/10_pyradiomics.ipynb #a834b008
-def engine_hash() -> str:
-    "SHA-256 of this module: stored features are made again when the code that made them changes."
-    return content_hash(Path(__file__))

@@ -24,6 +24,7 @@ from ..core.volume import Volume
 from .extraction import extract
 from .settings import FeatureSettings, load_settings
 from ..loading.mask import read_mask
+from ..loading.owkin import read_owkin_case
 
 # %% auto #0
 __all__ = [
@@ -82,16 +83,12 @@ def perturb(
 # %% ../../nbs/40_features/85_robustness.ipynb #47650422
 def _moved(image: Volume, inside: np.ndarray, change: Perturbation) -> tuple[Volume, np.ndarray]:
     "Turned about the tumour's centre and shifted by part of a voxel, linearly interpolated."
-    grid = image.to_sitk()
-    centre = np.argwhere(inside).mean(axis=0)[::-1]
-    turn = sitk.Euler3DTransform(
-        grid.TransformContinuousIndexToPhysicalPoint(centre.tolist()), 0, 0, np.deg2rad(change.rotation)
-    )
+    centre = image.index_to_point(np.argwhere(inside).mean(axis=0))
+    turn = sitk.Euler3DTransform(centre.tolist(), 0, 0, np.deg2rad(change.rotation))
     turn.SetTranslation((np.array(image.spacing) * change.shift).tolist())
-    values = sitk.Resample(sitk.Cast(grid, sitk.sitkFloat32), grid, turn, sitk.sitkLinear, float(image.array.min()))
-    part = image.with_array(inside, "mask").to_sitk()
-    moved = sitk.Resample(sitk.Cast(part, sitk.sitkFloat32), grid, turn, sitk.sitkLinear, 0.0)
-    return image.with_array(sitk.GetArrayFromImage(values)), sitk.GetArrayFromImage(moved) >= 0.5
+    values = image.resample_like(image, outside=float(image.array.min()), transform=turn)
+    moved = image.with_array(inside, "mask").resample_like(image, outside=0.0, transform=turn)
+    return values, moved.array
 
 
 # %% ../../nbs/40_features/85_robustness.ipynb #7c5812e2
@@ -118,7 +115,8 @@ def intraclass_correlation(
     patients and k measurements, the kinds are
 
     - ICC(1,1), one-way random effects: (B - W) / (B + (k-1) W), interval from F = B / W;
-    - ICC(2,1), two-way random effects, absolute agreement: (B - E) / (B + (k-1) E + k (J - E) / n), Satterthwaite's interval;
+    - ICC(2,1), two-way random effects, absolute agreement: (B - E) / (B + (k-1) E + k (J - E) / n), interval by
+      Satterthwaite;
     - ICC(3,1), two-way mixed effects, consistency: (B - E) / (B + (k-1) E), interval from F = B / E.
 
     The formulas and intervals are those of Shrout and Fleiss 1979 and McGraw and Wong 1996. Where all values are equal
@@ -147,9 +145,8 @@ def intraclass_correlation(
     if kind == "ICC(2,1)":
         return _icc_agreement(between, column, residual, n, k, tail)
     noise, df = (within, n * (k - 1)) if kind == "ICC(1,1)" else (residual, (n - 1) * (k - 1))
-    return _share(between, noise, k), *(
-        _share(between, noise * f, k) for f in (_f(tail, n - 1, df), 1 / _f(tail, df, n - 1))
-    )
+    low, high = (_share(between, noise * f, k) for f in (_f(tail, n - 1, df), 1 / _f(tail, df, n - 1)))
+    return _share(between, noise, k), low, high
 
 
 # %% ../../nbs/40_features/85_robustness.ipynb #ba4bbae6
@@ -372,11 +369,9 @@ def real_tumours(count: int = 15) -> dict[str, tuple[Volume, Volume]]:
     """CT (1 mm voxels) and mask of public NSCLC patients from the reference data (TCIA, by way of the Owkin challenge);
     empty where these are absent.
     """
-    if reference_dir() is None:
+    reference = reference_dir()
+    if reference is None:
         return {}
-    folder, found = reference_dir() / "owkin", {}
-    for name in (folder / "exact_feature_cases.txt").read_text().split()[:count]:
-        with np.load(folder / "x_train" / "images" / f"patient_{name}.npz") as data:
-            image = Volume(data["scan"].astype(np.int16), unit="HU")
-            found[name] = (image, image.with_array(data["mask"].astype(bool), "mask"))
-    return found
+    folder = reference / "owkin"
+    names = (folder / "exact_feature_cases.txt").read_text().split()[:count]
+    return {name: read_owkin_case(folder / "x_train" / "images" / f"patient_{name}.npz") for name in names}

@@ -36,10 +36,16 @@ def read_ct(
     | Iterable[str | Path]
     | Series,  # a folder with one CT series, its files, or a `Series` of `scan_dicom`
 ) -> Volume:
-    """A CT volume in HU, int16 where values are whole numbers that fit, else float32.
+    """A CT volume in HU, shape (z, y, x): int16 where values are whole numbers that fit, else float32.
 
     Raises ImageError for: no or several CT series; localizers or slices that do not belong together; missing, duplicate
     or unevenly spaced slices (with positions); gantry tilt; missing or damaged pixel data; values that are not HU.
+
+    Source: DICOM PS3.3, image plane (C.7.6.2) and modality LUT (C.11.1).
+
+    >>> ct = nr.read_ct("trial/dicom/sim0001/CT")
+    >>> ct.unit, ct.shape
+    ('HU', (72, 93, 93))
     """
     series = choose_series(source, "CT")
     slices, grid = grid_of_slices(read_slices(series), series_name(series))

@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 import pydicom
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ..core.errors import ImageError, NsclcError
 
 # %% auto #0
-__all__ = ["Series", "scan_dicom"]
+__all__ = ["scan_dicom"]
 
 
 # %% ../../nbs/20_loading/10_dicom.ipynb #75ef0d0a
@@ -126,7 +126,8 @@ _FOREIGN = ("not a DICOM file", "a DICOMDIR, which only lists other files")  # f
 # %% ../../nbs/20_loading/10_dicom.ipynb #1b9044c3
 def scan_files(files: Iterable[Path], drop_copies: bool) -> tuple[list[Series], pd.DataFrame]:
     "As `scan_dicom`; the table also says whether a file is `damaged`, so that a series may lack it."
-    groups, first, seen, skipped = defaultdict(list), {}, {}, []
+    groups, first, skipped = defaultdict(list), {}, []
+    seen: dict[tuple[Any, ...], Path] = {}
     for file in files:
         try:
             facts = _survey(file)
@@ -232,7 +233,7 @@ def _place(member: tuple[dict[str, Any], Path]) -> tuple[float, float, str]:
 @functools.cache
 def tag_text(keyword: str) -> str:
     "How a message names a header value: its description and tag."
-    tag = pydicom.tag.Tag(tag_for_keyword(keyword))
+    tag = pydicom.tag.Tag(keyword)
     return f"{dictionary_description(tag)} ({tag.group:04x},{tag.element:04x})"
 
 
@@ -264,7 +265,7 @@ def read_header(
     "A DICOM file's data set; ImageError where it is missing, no DICOM file, or damaged."
     file = Path(file)
     try:
-        handle = open(file, "rb")
+        handle = open(file, "rb")  # noqa: SIM115  # closed below; its own error is told apart
     except OSError as error:
         raise ImageError(f"{file}: cannot be opened ({error.strerror})") from None
     with handle:
@@ -379,7 +380,7 @@ def _items(groups: Iterable[Dataset]) -> list[Dataset]:
 
 
 # %% ../../nbs/20_loading/10_dicom.ipynb #942e94b7
-def grid_of_slices(slices: list[Slice], name: str) -> tuple[list[Slice], dict[str, tuple[float, ...]]]:
+def grid_of_slices(slices: list[Slice], name: str) -> tuple[list[Slice], dict[str, Any]]:
     """The slices in order along their normal, and the grid's spacing, origin and direction; ImageError where they make
     no even grid.
     """

@@ -50,7 +50,7 @@ class Outline:
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #d4110e47
 @dataclass(frozen=True)
-class Case:
+class _Pair:
     "An image and a mask that belong together, as they were read."
 
     image_series: Series
@@ -155,14 +155,15 @@ def _outlined(
     roi: str | Sequence[str],
     merge: bool,
     tell: Callable[[Series, bool, str], None],
-) -> Case:
+) -> _Pair:
     """The image with its tumour; `tell` hears of every outline whether it was taken.
 
     Structure sets come before segmentations, which are often made from them. ImageError or MaskError says why there is
     none.
     """
     image = read_ct(image_series) if image_series.modality == "CT" else read_pet(image_series)
-    drawn, refused = [], []
+    drawn: list[tuple[Outline, Volume, str]] = []
+    refused: list[str] = []
     for outline in sorted(outlines, key=lambda o: (o.series.modality != "RTSTRUCT", o.series.uid, o.file)):
         if drawn and drawn[0][0].series.modality != outline.series.modality:
             tell(outline.series, False, "a structure set of the same image was taken")
@@ -184,13 +185,13 @@ def _outlined(
     tell(first.series, True, name)
     for outline, _, _ in drawn[1:]:
         tell(outline.series, False, "the same outline again")
-    return Case(image_series, image, mask, f"outline {name!r}, {first.how}")
+    return _Pair(image_series, image, mask, f"outline {name!r}, {first.how}")
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #9db29af8
 def _header(series: Series, *keywords: str) -> dict[str, str]:
     "Values of a series' first file as text, '' where one is not there or is damaged."
-    header, found = read_header(series.files[0], list(keywords)), {}
+    header, found = read_header(series.files[0]), {}
     for keyword in keywords:
         try:
             found[keyword] = str(header.get(keyword) or "").strip()
@@ -229,13 +230,14 @@ def _earliest(candidates: Sequence[Series]) -> Series:
     first_day = min(day for day, _ in when)
     same = [(time, s) for (day, time), s in zip(when, candidates, strict=True) if day == first_day]
     times = [time for time, _ in same]
-    if len(same) > 1 and (None in times or times.count(min(times)) > 1):
+    known = [time for time in times if time is not None]
+    if len(same) > 1 and (len(known) < len(times) or known.count(min(known)) > 1):
         raise MaskError(f"{of}, none of them earlier than the others by date and time: leave one in the tree")
-    return same[0][1] if len(same) == 1 else min(same, key=lambda pair: pair[0])[1]
+    return same[0][1] if len(same) == 1 else same[times.index(min(known))][1]
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #17f1b88c
-def _with_frame(case: Case, images: Sequence[Series], modality: str) -> list[Series]:
+def _with_frame(case: _Pair, images: Sequence[Series], modality: str) -> list[Series]:
     "The series of a modality that share study and frame of reference with a case."
     study, frame = case.image_series.study_uid, case.image_series.frame_of_reference_uid
     return [
@@ -246,11 +248,11 @@ def _with_frame(case: Case, images: Sequence[Series], modality: str) -> list[Ser
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #67ce3cd7
-def _moved(case: Case, series: Series) -> Case:
+def _moved(case: _Pair, series: Series) -> _Pair:
     "Another image of the same frame of reference with the case's mask moved onto its grid."
     image = read_ct(series) if series.modality == "CT" else read_pet(series)
     mask = fit_mask(case.mask, image, resample=True, name=f"outline of the {case.image_series.modality}")
-    return Case(series, image, mask, f"{case.note}, moved from the {case.image_series.modality} by frame of reference")
+    return _Pair(series, image, mask, f"{case.note}, moved from the {case.image_series.modality} by frame of reference")
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #769c36a1
@@ -269,7 +271,7 @@ class _Patient:
             self.name, {"PT": "pet"}.get(series.modality, series.modality.lower()), taken, reason, series.files[0]
         )
 
-    def pick(self, candidates: Sequence[Series], make: Callable[[Series], Case]) -> Case | None:
+    def pick(self, candidates: Sequence[Series], make: Callable[[Series], _Pair]) -> _Pair | None:
         "The earliest of some series made a case, or None with the reason noted."
         try:
             chosen = _earliest(candidates)
@@ -286,7 +288,7 @@ class _Patient:
             self.tell(chosen, False, str(error))
             return None
 
-    def finish(self, case: Case | None, modality: str) -> bool:
+    def finish(self, case: _Pair | None, modality: str) -> bool:
         "Write a case; False where there is none or it cannot be written."
         if case is None:
             return False
@@ -312,7 +314,7 @@ def _import_patient(
     for outline, reason in left:
         patient.tell(outline, False, reason)
 
-    def drawn(image: Series) -> Case:
+    def drawn(image: Series) -> _Pair:
         return _outlined(image, [o for o in outlines if o.image.uid == image.uid], roi, merge, patient.tell)
 
     with_outline = [s for s in images if any(o.image.uid == s.uid for o in outlines)]
@@ -324,7 +326,7 @@ def _import_patient(
         ct = _from_other(patient, pet, images, "CT")
     facts = {"patient_id": name, "has_ct": patient.finish(ct, "ct"), "has_pet": patient.finish(pet, "pet")}
     _tell_rest(patient, images)
-    taken = [case.image_series for case, done in ((ct, facts["has_ct"]), (pet, facts["has_pet"])) if done]
+    taken = [case.image_series for case, done in ((ct, facts["has_ct"]), (pet, facts["has_pet"])) if case and done]
     return patient.job.rows, {**facts, **_facts(taken)}
 
 
@@ -339,7 +341,7 @@ def _together(a: Series, b: Series) -> bool:
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #db6b8fcb
-def _from_other(patient: _Patient, case: Case | None, images: Sequence[Series], modality: str) -> Case | None:
+def _from_other(patient: _Patient, case: _Pair | None, images: Sequence[Series], modality: str) -> _Pair | None:
     """An image without an outline of its own, with that of the other modality, where one series shares its frame of
     reference.
     """
@@ -355,7 +357,7 @@ def _from_other(patient: _Patient, case: Case | None, images: Sequence[Series], 
             )
             patient.tell(s, False, why)
         return None
-    return patient.pick(found, lambda s: _moved(case, s)) if found else None
+    return patient.pick(found, lambda s: _moved(case, s)) if case and found else None
 
 
 # %% ../../nbs/20_loading/75_hospital.ipynb #4f7f98c0
@@ -413,9 +415,18 @@ def import_dicom(
 ) -> pd.DataFrame:
     """Make a DICOM tree a cohort, and return the table of what was taken and left out (also in `OUT_import.csv`).
 
-    A file without a patient's id counts as a patient of its own study. Raises ImageError where `src` is not there,
-    CohortError for tables that break their schema and where no patient can be taken, OptionError for options that
-    cannot be used.
+    CT in HU and PET in SUVbw are written as NIfTI; RTSTRUCT and SEG become masks on their own image. Ids become
+    pseudonyms and dates are moved, unless `keep_ids`. A file without a patient's id counts as a patient of its own
+    study.
+
+    Raises ImageError where `src` is not there, CohortError for tables that break their schema and where no patient can
+    be taken, OptionError for options that cannot be used.
+
+    Source: DICOM PS3.3, ROI contour (C.8.8.6) and segmentation (C.8.20).
+
+    >>> taken = nr.import_dicom("trial/dicom", "imported", jobs=1)
+    >>> len(nr.load_cohort("imported").patients)
+    1
     """
     check_import_options(out, split, endpoint)
     worker_count(jobs)
@@ -434,10 +445,10 @@ def import_dicom(
         found = _import_patients(job, {names[p]: s for p, s in by_patient.items()}, roi, merge, jobs)
         found["patient_id"] = found["patient_id"].map({new: old for old, new in names.items()})
         patients = _with_clinical(found, known, centre, split)
-        for stranger in [] if known is None else sorted(set(known["patient_id"]) - set(names)):
-            job.note(
-                "", "patient", False, f"patient {stranger!r} of {Path(clinical).name} has no DICOM series", clinical
-            )
+        strangers = [] if known is None else sorted(set(known["patient_id"]) - set(names))
+        for stranger in strangers:
+            why = f"patient {stranger!r} of {Path(clinical or '').name} has no DICOM series"
+            job.note("", "patient", False, why, clinical or "")
         patients, visits, notes = pseudonymised(
             patients.drop(columns=[] if keep_ids else ["scan_date"]), visits, names, keep_ids
         )

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..core.checks import advice
 from ..core.errors import GeometryError, ImageError, MaskError
-from ..core.volume import Volume, corners, grid_difference
+from ..core.volume import Volume, grid_difference
 from ..core.volume_files import read_volume
 
 # %% auto #0
@@ -96,11 +95,17 @@ def read_mask(
     label: float | None = None,  # see `choose_label`
     resample: bool = False,  # move the mask onto the image's grid instead of refusing another grid
 ) -> Volume:
-    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean `Volume` of unit "mask" with at least one voxel
+    """Read a mask from a NIfTI, NRRD or MetaImage file: a boolean Volume (z, y, x) of unit "mask", at least one voxel
     inside.
 
     Raises MaskError (missing, unreadable, empty, which label?) or GeometryError (not the image's grid; the message has
-    the numbers).
+    the differences in mm).
+
+    Source: grids are compared at their corners, as in `fit_mask`.
+
+    >>> ct = nr.read_volume("trial/images/sim0001/ct.nii.gz", unit="HU")
+    >>> nr.read_mask("trial/images/sim0001/ct_mask.nii.gz", ct).array.dtype.name
+    'bool'
     """
     try:
         stored = read_volume(path, "mask")
@@ -137,10 +142,7 @@ def fit_mask(
         )
     placed = coinciding_voxels(mask, image)
     if placed is None:
-        moved = sitk.Resample(
-            sitk.Cast(mask.to_sitk(), sitk.sitkFloat32), image.to_sitk(), sitk.Transform(), sitk.sitkLinear, 0.0
-        )
-        placed = sitk.GetArrayFromImage(moved) >= 0.5
+        placed = mask.resample_like(image, outside=0.0).array >= 0.5
     if not placed.any():
         raise MaskError(
             f"{name}: the mask is empty after resampling; it is smaller than the image's voxels of {image.spacing} mm"
@@ -148,18 +150,12 @@ def fit_mask(
     return Volume(placed, image.spacing, image.origin, image.direction, "mask")
 
 
-# %% ../../nbs/20_loading/40_mask.ipynb #8fd6befd
-def to_index(points: np.ndarray, image: Volume) -> np.ndarray:
-    "Points in mm (n, 3) as indices x, y, z of the image's voxels, with fractions."
-    return (points - np.asarray(image.origin)) @ np.asarray(image.direction).reshape(3, 3) / np.asarray(image.spacing)
-
-
 # %% ../../nbs/20_loading/40_mask.ipynb #0ad6fb2e
 def coinciding_voxels(mask: Volume, image: Volume, tolerance: float = 0.05) -> np.ndarray | None:
     """The mask's voxels laid onto the image's where each coincides with one within `tolerance` voxels, None where they
     do not.
     """
-    first, last = to_index(corners(mask), image), np.array(mask.shape[::-1]) - 1
+    first, last = image.point_to_index(mask.corners)[:, ::-1], np.array(mask.shape[::-1]) - 1
     start = np.round(first[0])
     # The corners along x, y and z from the first one give the step of each axis; an axis of one voxel has none.
     steps = np.array([np.round((first[k] - first[0]) / max(n, 1)) for k, n in zip((1, 2, 4), last, strict=True)])
@@ -176,8 +172,6 @@ def coinciding_voxels(mask: Volume, image: Volume, tolerance: float = 0.05) -> n
 # %% ../../nbs/20_loading/40_mask.ipynb #d5e2dd20
 def voxels_outside(mask: Volume, image: Volume) -> int:
     "How many mask voxels have their centre outside the image's box."
-    index = np.argwhere(mask.array)[:, ::-1]
-    points = np.asarray(mask.origin) + (index * mask.spacing) @ np.asarray(mask.direction).reshape(3, 3).T
-    there = to_index(points, image)
-    inside = (there >= -0.5 - 1e-6) & (there <= np.array(image.shape[::-1]) - 0.5 + 1e-6)
+    there = image.point_to_index(mask.index_to_point(np.argwhere(mask.array)))
+    inside = (there >= -0.5 - 1e-6) & (there <= np.array(image.shape) - 0.5 + 1e-6)
     return int((~inside.all(axis=1)).sum())

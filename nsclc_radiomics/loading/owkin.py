@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,11 @@ def import_owkin(
                 job.note(patient, "patient", False, str(error).removeprefix(f"{source}: "), f"images/{source.name}")
         taken = patients.loc[[r["patient_id"] for r in job.rows if r["taken"]]]
         known = taken["time"].notna().any()
-        meta = {"name": "Owkin lung challenge", **_OWKIN_META, "endpoint": "two_year_survival" if known else "none"}
+        meta: dict[str, Any] = {
+            "name": "Owkin lung challenge",
+            **_OWKIN_META,
+            "endpoint": "two_year_survival" if known else "none",
+        }
         meta["centres"] = sorted(set(taken["centre"]))
         meta["left_out"] = {r["patient_id"]: r["reason"] for r in job.rows if not r["taken"]}
         finish(job, meta, taken.reset_index(), out=out)

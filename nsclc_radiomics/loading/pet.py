@@ -231,16 +231,21 @@ def _units(s: Slice) -> tuple[str, str]:
         if s.frame is not None
         else (str(s.need("Units")).strip().upper(), str(s.get("SUVType") or "").upper())
     )
-    allowed = {"BQML": None, "CNTS": None, "GML": ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"), "CM2ML": ("BSA",)}
+    allowed: dict[str, tuple[str, ...] | None] = {
+        "BQML": None,
+        "CNTS": None,
+        "GML": ("BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW"),
+        "CM2ML": ("BSA",),
+    }
     if units not in allowed:
         raise ImageError(f"{s.file}: {tag_text('Units')} is {units!r}; SUVbw can be computed from {', '.join(allowed)}")
-    if allowed[units] is None:
+    known = allowed[units]
+    if known is None:
         return units, ""
-    kind = kind or allowed[units][0]
-    if kind not in allowed[units]:
+    kind = kind or known[0]
+    if kind not in known:
         raise ImageError(
-            f"{s.file}: {tag_text('SUVType')} is {kind!r}, which does not go with units {units}"
-            f" ({', '.join(allowed[units])})"
+            f"{s.file}: {tag_text('SUVType')} is {kind!r}, which does not go with units {units} ({', '.join(known)})"
         )
     return units, kind
 
@@ -405,11 +410,17 @@ def read_pet(
     | Iterable[str | Path]
     | Series,  # a folder with one PET series, its files, or a `Series` of `scan_dicom`
 ) -> Volume:
-    """A PET volume in SUVbw, float32.
+    """A PET volume in SUVbw (g/ml), shape (z, y, x), float32.
 
     Warns where a header value was read differently from how it stands (see `suv_factors`). Raises ImageError as
     `read_ct` does, and for a header value that SUV needs and that is missing or makes no sense, naming it. Weight, dose
     and times are never guessed.
+
+    Source: QIBA's vendor-neutral pseudo-code for SUV; IBSI's manual for SUV computation (Vácha et al.).
+
+    >>> pet = nr.read_pet("trial/dicom/sim0001/PT")
+    >>> pet.unit, pet.array.dtype.name
+    ('SUVbw', 'float32')
     """
     series = choose_series(source, "PT")
     slices, grid = grid_of_slices(read_slices(series), series_name(series))

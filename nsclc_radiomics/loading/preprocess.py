@@ -12,52 +12,30 @@ from ..core.errors import GeometryError, ImageError, OptionError
 from ..core.volume import Volume, grid_difference
 
 # %% auto #0
-__all__ = ["resample", "window", "scale"]
-
-# %% ../../nbs/20_loading/35_preprocess.ipynb #23276d0d
-_INTERPOLATORS = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline}
+__all__ = ["resample"]
 
 
 # %% ../../nbs/20_loading/35_preprocess.ipynb #f73fa208
 def resample(
     volume: Volume,
     spacing: float | tuple[float, float, float] = 1.0,  # mm, in the order x, y, z
-    interpolation: str = "linear",  # "nearest", "linear" or "bspline"; a mask is always interpolated linearly and cut at one half
+    interpolation: str = "linear",  # nearest, linear or bspline; a mask is always moved linearly and cut at one half
 ) -> Volume:
     """The volume on voxels of another size, centred where it was; float32, or bool for a mask.
 
     OptionError for what cannot be a spacing.
     """
     spacing = tuple(np.broadcast_to(np.asarray(spacing, float), 3).tolist())
-    if interpolation not in _INTERPOLATORS:
-        raise OptionError(f"interpolation must be one of {', '.join(_INTERPOLATORS)}, got {interpolation!r}")
     if not all(np.isfinite(s) and s > 0 for s in spacing):
         raise OptionError(f"spacing must be positive numbers of mm, got {spacing}")
-    mask = volume.array.dtype == bool
     extent = np.array(volume.shape[::-1]) * volume.spacing
     size = np.maximum(np.ceil(extent / spacing - 1e-6), 1).astype(int)
     if size.astype(float).prod() > 4e9:
         raise OptionError(
             f"a spacing of {spacing} mm would make {'×'.join(map(str, size))} voxels; choose a larger one"
         )
-    shift = (np.array(volume.shape[::-1]) - 1) / 2 * volume.spacing - (size - 1) / 2 * spacing
-    grid = sitk.ResampleImageFilter()
-    grid.SetSize(size.tolist())
-    grid.SetOutputSpacing(spacing)
-    grid.SetOutputOrigin((np.asarray(volume.origin) + np.asarray(volume.direction).reshape(3, 3) @ shift).tolist())
-    grid.SetOutputDirection(volume.direction)
-    grid.SetInterpolator(sitk.sitkLinear if mask else _INTERPOLATORS[interpolation])
-    grid.UseNearestNeighborExtrapolatorOn()  # the outermost new voxels may reach past the old centres
-    moved = Volume.from_sitk(grid.Execute(sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)), volume.unit)
-    return moved.with_array(moved.array >= 0.5) if mask else moved
-
-
-# %% ../../nbs/20_loading/35_preprocess.ipynb #d2a7716b
-def turned_to_lps(volume: Volume) -> Volume:
-    """The volume with its axes in the order and sense of LPS, so that its slices are axial; no voxel changes its value
-    or place.
-    """
-    return Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), "LPS"), volume.unit)
+    # the outermost new voxels may reach past the old centres, where the nearest value is repeated
+    return volume.resample_like(volume.grid.centred(spacing, size[::-1]), interpolation)
 
 
 # %% ../../nbs/20_loading/35_preprocess.ipynb #a2e959e2
@@ -157,9 +135,11 @@ def augment(
     angles, factor = np.radians(rng.uniform(-rotation, rotation, 3)), 1 + rng.uniform(-scaling, scaling)
     gain, deviation = 1 + rng.uniform(-contrast, contrast), rng.uniform(0, noise)
     turn = _turn(_centre(image, mask), angles, factor)
-    moved = _move(image, turn, float(image.array.min()))
+    moved = image.resample_like(image, outside=float(image.array.min()), transform=turn).array
     array = moved + (gain - 1) * (moved - moved.mean()) + rng.normal(0, deviation, moved.shape)
-    turned = None if mask is None else mask.with_array(_move(mask, turn, 0.0) >= 0.5)
+    turned = (
+        None if mask is None else mask.with_array(mask.resample_like(mask, outside=0.0, transform=turn).array >= 0.5)
+    )
     return image.with_array(array.astype(np.float32)), turned
 
 
@@ -169,9 +149,7 @@ def _centre(image: Volume, mask: Volume | None) -> list[float]:
     index = (np.array(image.shape) - 1) / 2
     if mask is not None and mask.array.any():
         index = np.argwhere(mask.array).mean(axis=0)
-    return (
-        np.asarray(image.origin) + np.asarray(image.direction).reshape(3, 3) @ (index[::-1] * image.spacing)
-    ).tolist()
+    return image.index_to_point(index).tolist()
 
 
 # %% ../../nbs/20_loading/35_preprocess.ipynb #f67f733b
@@ -182,9 +160,3 @@ def _turn(centre: list[float], angles: np.ndarray, factor: float) -> sitk.Transf
     turn.SetMatrix(sitk.Euler3DTransform(centre, *angles.tolist()).GetMatrix())
     turn.SetScale(1 / factor)
     return turn
-
-
-# %% ../../nbs/20_loading/35_preprocess.ipynb #cb6a7a07
-def _move(volume: Volume, transform: sitk.Transform, outside: float) -> np.ndarray:
-    image = sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(sitk.Resample(image, image, transform, sitk.sitkLinear, outside))

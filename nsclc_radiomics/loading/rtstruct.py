@@ -17,7 +17,6 @@ from ..core.checks import advice
 from ..core.errors import GeometryError, ImageError, MaskError, OptionError
 from ..core.volume import Volume
 from .dicom import parsing, read_header
-from .mask import to_index
 
 # %% auto #0
 __all__ = ["read_rtstruct"]
@@ -192,7 +191,7 @@ def _planar(item: Dataset, image: Volume, name: str) -> list[tuple[int, np.ndarr
             raise MaskError(
                 f"{name}: a contour has corners that are not finite numbers; export the structure set again"
             )
-        index = to_index(points, image)
+        index = image.point_to_index(points)[:, ::-1]  # x, y, z
         plane = int(np.clip(np.round(np.median(index[:, 2])), -1e6, 1e6))
         off = float(np.abs(index[:, 2] - plane).max())
         if off > 0.1:

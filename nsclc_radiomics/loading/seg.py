@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as known_codes
 from pydicom.uid import generate_uid
 
 from ..core.checks import advice
@@ -85,7 +85,7 @@ def write_seg(
     difference = grid_difference(mask, grid)
     if difference:
         raise GeometryError(f"{path}: the mask is not on the grid of the series: {difference}")
-    codes, sources = pydicom.sr.codedict.codes, highdicom.seg.SegmentAlgorithmTypeValues
+    codes, sources = known_codes, highdicom.seg.SegmentAlgorithmTypeValues
     made = (
         highdicom.AlgorithmIdentificationSequence(algorithm, codes.cid7162.ArtificialIntelligence, version)
         if algorithm

@@ -85,9 +85,18 @@ def import_nifti(
     """Make a table of image files a cohort, and return the table of what was taken and left out (also in
     `OUT_import.csv`).
 
-    Where the table has no column `split`, all patients are in `train`; where it has no `centre`, it is `unknown`.
+    The table has one row per patient: `patient_id`, any of `ct` (HU), `ct_mask`, `pet` (SUVbw), `pet_mask` as paths
+    that count from the table's folder, and columns of patients.csv. Where it has no column `split`, all patients are in
+    `train`; where it has no `centre`, it is `unknown`.
+
     Raises CohortError for tables that break their schema, all problems in one message, and where no patient can be
     taken.
+
+    Source: the columns of patients.csv, as in `cohort.schema`.
+
+    >>> rows = "patient_id,ct,ct_mask\\nA,trial/images/sim0001/ct.nii.gz,trial/images/sim0001/ct_mask.nii.gz\\n"
+    >>> size = open("table.csv", "w").write(rows)
+    >>> taken = nr.import_nifti("table.csv", "from_table")
     """
     check_import_options(out, endpoint=endpoint)
     table = Path(table)

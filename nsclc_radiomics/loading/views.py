@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,9 +27,9 @@ from ..core.checks import require_columns
 from ..core.compute import make_rng
 from ..core.errors import DataError, GeometryError, ImageError, MaskError, OptionError
 from ..core.style import COLOURS
-from ..core.volume import Volume, grid_difference
+from ..core.volume import Volume, bounding_box, grid_difference
 from .mask import read_mask
-from .preprocess import augment, denoise, resample, scale, turned_to_lps, window
+from .preprocess import augment, denoise, resample, scale, window
 
 # %% auto #0
 __all__ = [
@@ -62,7 +63,7 @@ def show_slice(
     colour: str = "#E69F00",
 ) -> None:
     """Draw one slice in true proportions, outlined with the mask's voxel edges: an axial one of a volume whose axes are
-    those of LPS, see `turned_to_lps`.
+    those of LPS, see `Volume.to_lps`.
     """
     if view not in WINDOWS:
         raise OptionError(f"unknown view {view!r}; expected one of {', '.join(WINDOWS)}")
@@ -116,7 +117,7 @@ def plot_contact_sheet(
             print(f"not drawn: {error}")
             ax.set_axis_off()
             continue
-        show_slice(ax, turned_to_lps(image), turned_to_lps(mask), view=view, field=field)
+        show_slice(ax, image.to_lps(), mask.to_lps(), view=view, field=field)
     return fig
 
 
@@ -199,7 +200,7 @@ def axial_size(
     The longest diameter is the largest distance between two points of one contour (Feret); the short axis is the
     longest line from edge to edge at a right angle to it.
     """
-    turned = turned_to_lps(mask)
+    turned = mask.to_lps()
     inside = turned.array > 0
     if not inside.any():
         raise MaskError(
@@ -211,7 +212,7 @@ def axial_size(
     length, line, k, contour = max(found, key=lambda f: f[0])
     short, across = _across(contour, line)
     x, y = line.mean(0) / turned.spacing[:2]
-    z = turned.to_sitk().TransformContinuousIndexToPhysicalPoint((float(x), float(y), float(k)))[2]
+    z = float(turned.index_to_point(np.array([k, y, x]))[2])
     return AxialSize(length, short, line, across, int(k), len(inside), z)
 
 
@@ -257,7 +258,7 @@ class Panel:
     width: float  # mm
     height: float  # mm
     contour: str  # an SVG path
-    lines: list[tuple[str, tuple[float, float, float, float]]]  # name, x1, y1, x2, y2
+    lines: list[tuple[str, tuple[float, ...]]]  # name, x1, y1, x2, y2
     letters: tuple[str, str, str, str]  # sides of the patient at the left, right, upper and lower edge
     bar: float  # length of the scale bar, mm
 
@@ -288,10 +289,10 @@ def tumour_panels(
     if difference := grid_difference(mask, image):
         raise GeometryError(f"the mask is not on the image's grid: {difference}")
     size = size or axial_size(mask)
-    image, mask = turned_to_lps(image), turned_to_lps(mask)
+    image, mask = image.to_lps(), mask.to_lps()
     inside, (dx, dy, dz) = mask.array > 0, image.spacing
     k, j = size.slice, int(inside.sum((0, 2)).argmax())
-    extent = [np.ptp(np.flatnonzero(inside.any(other))) + 1 for other in ((1, 2), (0, 2), (0, 1))]
+    extent = [s.stop - s.start for s in mask.bounding_box()]
     field = float(max(n * d for n, d in zip(extent, (dz, dy, dx)))) + 2 * margin
     diameters = [("longest", size.longest_line), ("short", size.short_line)]
     axial, coronal = ("R", "L", "A", "P"), ("R", "L", "H", "F")
@@ -316,17 +317,23 @@ def tumour_panels(
 
 # %% ../../nbs/20_loading/90_views.ipynb #810bd1cf
 def _panel(
-    title: str, picture: np.ndarray, inside: np.ndarray, spacing: tuple[float, float], view: str, letters: tuple[str, str, str, str],
-    field: float | None, lines: list[tuple[str, np.ndarray]],
-) -> Panel:  # fmt: skip
+    title: str,
+    picture: np.ndarray,
+    inside: np.ndarray,
+    spacing: tuple[float, float],
+    view: str,
+    letters: tuple[str, str, str, str],
+    field: float | None,
+    lines: list[tuple[str, np.ndarray]],
+) -> Panel:
     "A slice, or a square of `field` mm round its mask, black where the image ends."
     (low, high), step = WINDOWS[view], np.asarray(spacing)
     grey = np.clip((picture.astype(float) - low) / (high - low), 0, 1) * 255
     corner = np.zeros(2, int)  # x, y in voxels
     if field:
-        rows, columns = np.nonzero(inside)
+        rows, columns = bounding_box(inside)
         size = np.ceil(field / step).astype(int)
-        middle = np.array([(columns.min() + columns.max() + 1) / 2, (rows.min() + rows.max() + 1) / 2])
+        middle = np.array([(columns.start + columns.stop) / 2, (rows.start + rows.stop) / 2])
         corner = np.floor(middle - size / 2).astype(int)
         before, after = np.maximum(-corner, 0), np.maximum(corner + size - np.array(grey.shape)[::-1], 0)
         padded = np.pad(grey, [(before[1], after[1]), (before[0], after[0])])
@@ -354,13 +361,8 @@ def tumour_region(
     margin: float = 50,  # mm kept on each side of the mask
 ) -> tuple[Volume, Volume]:
     "Image and mask cut to the box round the tumour, in their places in the patient."
-    box = []
-    for axis, step in zip(range(3), image.spacing[::-1]):
-        inside = np.flatnonzero(mask.array.any(tuple(a for a in range(3) if a != axis)))
-        border = int(np.ceil(margin / step))
-        box.append(slice(max(int(inside[0]) - border, 0), int(inside[-1]) + border + 1))
-    z, y, x = box
-    return tuple(replace(Volume.from_sitk(v.to_sitk()[x, y, z], v.unit), array=v.array[z, y, x]) for v in (image, mask))
+    box = mask.bounding_box(margin)
+    return image.crop(box), mask.crop(box)
 
 
 # %% ../../nbs/20_loading/90_views.ipynb #fc459783
@@ -393,7 +395,7 @@ def augmented_copies(
     """
     off = {"rotation": 0, "scaling": 0, "contrast": 0, "noise": 0}
     strong = {"rotation": 30, "scaling": 0.2, "contrast": 0.2, "noise": 40}
-    out = {"original": (image, mask, WINDOWS["lung"])}
+    out: dict[str, tuple[Volume, Any, Any]] = {"original": (image, mask, WINDOWS["lung"])}
     for name, amount in strong.items():
         moved, outline = augment(image, mask, rng=make_rng(seed, name), **{**off, name: amount})
         out[name] = (moved, outline, WINDOWS["lung"])

@@ -16,17 +16,7 @@ from ..core.checks import require_columns
 from ..core.errors import DataError
 
 # %% auto #0
-__all__ = [
-    "MODELS",
-    "COMPARATORS",
-    "REDUCTIONS",
-    "VOLUME_FEATURE",
-    "NETWORK_SCORE",
-    "CLINICAL_NUMBERS",
-    "CLINICAL_WORDS",
-    "STAGES",
-    "clinical_table",
-]
+__all__ = ["MODELS", "COMPARATORS", "REDUCTIONS", "TITLES", "clinical_table"]
 
 # %% ../../nbs/60_models/20_clinical.ipynb #4e48d4d9
 OFTEN = 0.1  # share of the training patients without a value
@@ -88,7 +78,8 @@ class PatientRanks(QuantileTransformer):
 
     def fit(self, X: pd.DataFrame, y: Any = None) -> PatientRanks:
         "Learn the quantiles of each column of X, shape (patients, features)."
-        asked, self.n_quantiles = self.n_quantiles, min(self.n_quantiles, len(X))
+        asked: int = self.n_quantiles
+        self.n_quantiles: int = min(asked, len(X))
         try:
             return super().fit(X, y)
         finally:
@@ -108,11 +99,16 @@ COMPARATORS = {
     "hybrid": "Hybrid",
 }  # these need columns beside the radiomic features
 REDUCTIONS = {"lasso": "LASSO", "pca": "PCA", "none": "none"}
+
+# %% ../../nbs/60_models/20_clinical.ipynb #3d7c52e9
 VOLUME_FEATURE = "original_shape_MeshVolume"
 NETWORK_SCORE = "network_score"
 CLINICAL_NUMBERS = ("pdl1_tps", "tmb", "ecog", "age", "albumin", "dnlr", "line_of_therapy")
 CLINICAL_WORDS = ("sex", "smoking", "histology", "stage")
 STAGES = ("t_stage", "n_stage", "m_stage")  # as figures, where a table has them: see `signature.clinical_facts`
+
+# %% ../../nbs/60_models/20_clinical.ipynb #5b87ebe0
+TITLES = {**MODELS, "3d_cnn": "3D-CNN"}  # as the paper's tables call them
 
 
 # %% ../../nbs/60_models/20_clinical.ipynb #c059109a

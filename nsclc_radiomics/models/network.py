@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.checks import advice, option
 from ..core.compute import need_torch
@@ -18,6 +18,8 @@ from ..core.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+    from torch.nn import Module, Sequential
 
 # %% auto #0
 __all__ = []
@@ -25,14 +27,14 @@ __all__ = []
 
 # %% ../../nbs/60_models/50_network.ipynb #3457f688
 @lru_cache
-def _network_class() -> type[torch.nn.Module]:
+def _network_class() -> type[Module]:
     "The module, made when torch is needed."
     torch = need_torch()
 
-    class MaskedAverage(torch.nn.Module):
+    class MaskedAverage(torch.nn.Module):  # type: ignore[name-defined]  # torch is imported here, when it is needed
         "Each channel averaged inside the mask of its look, shape (patients, channels)."
 
-        def forward(self, values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        def forward(self, values: Tensor, inside: Tensor) -> Tensor:
             weight = inside.flatten(2) + 1e-3  # where a mask misses the box, the box counts
             weight = weight / weight.sum(-1, keepdim=True)
             with torch.autocast(values.device.type, enabled=False):
@@ -41,16 +43,16 @@ def _network_class() -> type[torch.nn.Module]:
                 )  # each channel in each mask, as they lie in memory
             return every.unflatten(2, (weight.shape[1], -1)).diagonal(dim1=1, dim2=2).transpose(1, 2).flatten(1)
 
-    class TumourNetwork(torch.nn.Module):
+    class TumourNetwork(torch.nn.Module):  # type: ignore[name-defined]  # torch is imported here, when it is needed
         """Blocks of convolutions, averaged inside the mask after each, and two fully connected layers; see
         `build_network`.
         """
 
         def __init__(
             self,
-            blocks: torch.nn.Sequential,
-            embed: torch.nn.Sequential,
-            classify: torch.nn.Sequential,
+            blocks: Sequential,
+            embed: Sequential,
+            classify: Sequential,
             masks: tuple[int, ...],
             sizes: bool,
         ):
@@ -64,7 +66,7 @@ def _network_class() -> type[torch.nn.Module]:
                 sizes,
             )
 
-        def deep_features(self, volumes: torch.Tensor) -> torch.Tensor:
+        def deep_features(self, volumes: Tensor) -> Tensor:
             "The patients' deep radiomic features, shape (patients, hidden)."
             inside = volumes[:, self.masks] if self.masks else torch.ones_like(volumes[:, :1])
             values, found = volumes, [inside.flatten(2).mean(-1).clamp(min=0) ** (1 / 3)] if self.sizes else []
@@ -75,7 +77,7 @@ def _network_class() -> type[torch.nn.Module]:
                 found.append(self.average(values, inside))
             return self.embed(torch.cat(found, dim=1))
 
-        def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        def forward(self, volumes: Tensor) -> Tensor:
             "A logit a patient, shape (patients, 1)."
             return self.classify(self.deep_features(volumes))
 
@@ -117,7 +119,8 @@ def build_network(
             f"masks {tuple(masks)} do not fit {channels} channels: one mask in each group is"
             f" needed{advice('; {masks} for volumes without a mask', masks=())}"
         )
-    blocks, every = [], [c * looks for c in widths]
+    blocks: list[Module] = []
+    every = [c * looks for c in widths]
     for before, after in zip((channels, *every), every):
         convolution = nn.Conv3d(before, after, 3, stride=1 if blocks else 2, padding=1, bias=False, groups=looks)
         halve = [nn.MaxPool3d(2)] if blocks else []
@@ -125,7 +128,7 @@ def build_network(
     known = sum(every) + looks * sizes
     embed = nn.Sequential(nn.BatchNorm1d(known), nn.Dropout(dropout), nn.Linear(known, hidden), nn.ReLU())
     classify = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, 1))
-    network = _network_class()(nn.Sequential(*blocks), embed, classify, tuple(masks), sizes)
+    network: Any = _network_class()(nn.Sequential(*blocks), embed, classify, tuple(masks), sizes)
     return network.to(memory_format=need_torch().channels_last_3d)
 
 

@@ -22,7 +22,7 @@ from .pictures import new_figure
 from .survival import check_times, kaplan_meier, p_text
 
 # %% auto #0
-__all__ = ["cox", "cox_zph", "c_index", "auc_at", "restricted_mean", "plot_forest"]
+__all__ = ["cox", "cox_zph", "c_index", "plot_forest"]
 
 
 # %% ../../nbs/50_outcomes/75_cox.ipynb #0967d543
@@ -216,7 +216,7 @@ def restricted_mean(time: Any, event: Any, horizon: float, level: float = 0.95) 
         )
     curve = curve.loc[:horizon]
     widths = np.diff(np.r_[curve.index.to_numpy(), horizon])
-    beyond = np.cumsum((widths * curve["survival"])[::-1])[::-1]  # area from each time on
+    beyond: pd.Series = np.cumsum((widths * curve["survival"])[::-1])[::-1]  # area from each time on
     n, d = curve["at_risk"].to_numpy(float), curve["events"].to_numpy(float)
     alive = n > d
     variance = (beyond.to_numpy()[alive] ** 2 * d[alive] / (n[alive] * (n[alive] - d[alive]))).sum()

@@ -22,7 +22,7 @@ from .recist import Rules
 from .responses import responses
 
 # %% auto #0
-__all__ = ["Censoring", "pfs_of_patient", "pfs", "overall_survival", "response_times", "cohort_outcomes"]
+__all__ = ["Censoring", "pfs", "overall_survival", "cohort_outcomes"]
 
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #e0d1ce07
@@ -128,7 +128,8 @@ def _progression(days: Sequence[int], codes: Sequence[str]) -> int | None:
 
 # %% ../../nbs/50_outcomes/55_endpoints.ipynb #c92fa41b
 def _pfs(
-    progressed: float | None, evaluable: Sequence[float], death: float | None, contact: float | None, therapy: float | None,
+    progressed: float | None, evaluable: Sequence[float], death: float | None, contact: float | None,
+    therapy: float | None,
     cut: float | None, baseline: bool, rules: Censoring,
 ) -> tuple[float, bool, str]:  # fmt: skip
     """Day, event and reason; all arguments in days since the start, None where unknown.
@@ -189,9 +190,17 @@ def pfs(
     patients: pd.DataFrame,
     rules: Censoring = Censoring(),
 ) -> pd.DataFrame:
-    """PFS of each patient: patient_id, time in days, event, date, reason.
+    """Progression-free survival of each patient: patient_id, time in days, event (True: progression or death), date,
+    reason.
 
     Raises ResponseError where the start of a patient is not known.
+
+    Source: FDA, Clinical trial endpoints for the approval of cancer drugs and biologics, 2018; every choice that it
+    leaves open is a field of `Censoring`.
+
+    >>> table = nr.pfs(*nr.responses(nr.load_cohort("trial").lesions))
+    >>> table["time"].head(3).tolist(), table["reason"].head(3).tolist()
+    ([125, 592, 61], ['progression', 'progression', 'progression'])
     """
     require_columns(visits, _VISITS, "visits")
     require_columns(patients, _PATIENTS, "patients")
@@ -320,7 +329,8 @@ def response_times(
     both = both.assign(**{c: _dates(both, c, "patients") for c in ("start", "response_date", "date")})
     return pd.DataFrame({
         "patient_id": both["patient_id"], "time_to_response": (both["response_date"] - both["start"]).dt.days,
-        "duration": (both["date"] - both["response_date"]).dt.days, "event": both["event"], "reason": both["reason_pfs"],
+        "duration": (both["date"] - both["response_date"]).dt.days, "event": both["event"],
+        "reason": both["reason_pfs"],
     }).reset_index(drop=True)  # fmt: skip
 
 
@@ -375,7 +385,13 @@ def cohort_outcomes(cohort: Cohort) -> pd.DataFrame:
 
     Columns: split; label (1, 0 or NaN) by the cohort's endpoint; response (RECIST 1.1 best overall response, where
     known); time in days and event (0 or 1) of PFS where there are lesions or a response, of overall survival for
-    `two_year_survival`; reason, in words.
+    `two_year_survival`; reason, in words. Raises CohortError where the cohort has no endpoint.
+
+    Source: as `responses` and `pfs`; durable benefit is PFS of more than six months.
+
+    >>> outcomes = nr.cohort_outcomes(nr.load_cohort("trial"))
+    >>> outcomes.label.value_counts().to_dict()
+    {1.0: 8, 0.0: 5}
     """
     endpoint = cohort.meta["endpoint"]
     if endpoint == "none":

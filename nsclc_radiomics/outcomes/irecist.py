@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import ResponseError
 from .recist import NON, SYNONYMS, VISIT_CODES, Rules, best_of_visits, days_since
 
@@ -89,7 +91,7 @@ def irecist(
 
 # %% ../../nbs/50_outcomes/20_irecist.ipynb #adce8029
 def best_of_ivisits(
-    days: Sequence[int], codes: Sequence[str], confirmed: bool, rules: Rules
+    days: Sequence[float] | np.ndarray, codes: Sequence[str], confirmed: bool, rules: Rules
 ) -> tuple[str, int | None, str]:
     "Best iRECIST response, position of the visit it is dated by, and the reason."
     plain = [TO_RECIST[code] for code in codes]
@@ -97,8 +99,9 @@ def best_of_ivisits(
     if best != "PD":
         return TO_IRECIST[best], at, re.sub(r"\b(CR|PR|SD)\b", r"i\1", reason)
     run, done = last_iupd_run(codes)
-    if done:
+    if done and run is not None:
         return "iCPD", run, f"iUPD on day {days[run]:g}, confirmed on day {days[len(codes) - 1]:g}"
+    assert at is not None  # a PD has its visit
     return "iUPD", at, f"iUPD on day {days[at]:g}, never confirmed"
 
 

@@ -66,7 +66,7 @@ def irecist_of_patient(visits: Sequence[Any], rules: Rules) -> list[tuple[str, s
         why = _worse(v, pending) if pending else ""
         due = pending is not None and _in_time(v.day - pending.day, rules)
         shrunk = pending is not None and _RANK[v.target] <= _RANK["PR"] and _RANK[v.target] < pending.rank
-        if shrunk and pending.new and not v.n_added:
+        if shrunk and pending is not None and pending.new and not v.n_added:
             new = False
         target = "PD" if v.again else v.target
         code = irecist_overall(target, v.non_target, new, pending is not None, bool(why) and due)
@@ -126,7 +126,8 @@ def irecist_columns(rows: pd.DataFrame, v: pd.DataFrame) -> pd.DataFrame:
     )
     larger = status.isin(("increased",)).to_numpy()
     v = v.assign(
-        n_new=count_by_visit(rows, new, n), n_added=count_by_visit(rows, first, n), n_new_increased=count_by_visit(rows, new & larger, n),
+        n_new=count_by_visit(rows, new, n), n_added=count_by_visit(rows, first, n),
+        n_new_increased=count_by_visit(rows, new & larger, n),
         n_increased=count_by_visit(rows, (rows["role"] == "non_target").to_numpy() & larger, n),
         new_mm=count_by_visit(rows.assign(mm=rows["mm"].fillna(0)), new, n, "mm"),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.errors import OptionError, ResponseError
 
 # %% auto #0
-__all__ = ["Rules", "overall_response", "Best", "best_overall_response"]
+__all__ = ["Rules", "overall_response", "best_overall_response"]
 
 
 # %% ../../nbs/50_outcomes/10_recist.ipynb #39757d8f
@@ -75,8 +75,8 @@ SYNONYMS = {
 def _category(value: str | None, allowed: Sequence[str | None], what: str) -> str | None:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return None
-    text = str(value).strip().upper()
-    text = None if text in _NONE else SYNONYMS.get(text, text)
+    word = str(value).strip().upper()
+    text = None if word in _NONE else SYNONYMS.get(word, word)
     if text not in allowed:
         raise ResponseError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
     return text
@@ -118,7 +118,7 @@ def overall_response(
     if new is None:
         return "NE"
     if t is None:
-        return n
+        return str(n)
     if t == "CR" and n not in ("CR", None):
         return "PR"
     return t
@@ -171,7 +171,7 @@ def days_since(dates: Sequence[Any], start: Any) -> list[int]:
     if not len(dates):
         return []
     if start is None and isinstance(dates[0], (int, float, np.integer, np.floating)):
-        days = [d for d in dates]
+        days = list(dates)
     elif start is None:
         raise OptionError(
             "visits are given as dates, so `start` (the start of treatment) is needed to judge how long disease was"
@@ -191,7 +191,7 @@ def days_since(dates: Sequence[Any], start: Any) -> list[int]:
 
 # %% ../../nbs/50_outcomes/10_recist.ipynb #ebe9b8ce
 def best_of_visits(
-    days: Sequence[int], codes: Sequence[str], confirmed: bool, rules: Rules
+    days: Sequence[float] | np.ndarray, codes: Sequence[str | None], confirmed: bool, rules: Rules
 ) -> tuple[str, int | None, str]:
     "Response, position of the visit it is dated by, and the reason."
     if not codes:
@@ -233,7 +233,9 @@ def best_of_visits(
 
 
 # %% ../../nbs/50_outcomes/10_recist.ipynb #26de86ff
-def confirming_visit(days: Sequence[int], codes: Sequence[str], i: int, rules: Rules) -> int | None:
+def confirming_visit(
+    days: Sequence[float] | np.ndarray, codes: Sequence[str | None], i: int, rules: Rules
+) -> int | None:
     "The position of the visit that confirms the response at position i, or None."
     by = ("CR",) if codes[i] == "CR" else ("CR", "PR")
     j = next((j for j in range(i + 1, len(codes)) if codes[j] in by and days[j] >= days[i] + rules.confirm_days), None)

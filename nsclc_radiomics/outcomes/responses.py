@@ -128,7 +128,8 @@ def _sum_reason(v: Any) -> str:
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #6f60467f
-_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct", "nadir_change_mm",
+_SHOWN = ["patient_id", "visit_date", "day", "sum_mm", "baseline_sum_mm", "nadir_mm", "change_pct", "nadir_change_pct",
+    "nadir_change_mm",
           "target", "non_target", "new_lesion", "response", "reason"]  # fmt: skip
 _FOR_IRECIST = [
     "day",
@@ -168,13 +169,20 @@ def responses(
     confirm: bool = False,  # must responses be confirmed to count as best?
     rules: Rules = Rules(),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Response at each visit after baseline, and one row a patient, by RECIST 1.1 or iRECIST.
+    """Response at each visit after baseline, and one row per patient, by RECIST 1.1 or iRECIST.
 
     The first table has sums and nadir in mm, changes in mm and percent, `day` since the start of treatment (or since
     baseline), the responses of targets, non-targets and overall, and the reason in words. The second has
     `best_response`, `responder` (CR or PR), `disease_control` (CR, PR, SD or NON-CR/NON-PD), `best_change_pct`, dates
     of response, progression and last evaluable visit, and carries along death, last contact and new therapy. Raises
     ResponseError with patient, visit and lesion for all rows that cannot be used.
+
+    Source: RECIST 1.1 (Eisenhauer et al., Eur J Cancer 2009;45:228-247); iRECIST (Seymour et al., Lancet Oncol
+    2017;18:e143-e152).
+
+    >>> visits, patients = nr.responses(nr.load_cohort("trial").lesions)
+    >>> patients["best_response"].head(3).tolist()
+    ['SD', 'PR', 'PD']
     """
     if criteria not in CRITERIA:
         raise OptionError(f"{option('criteria')} must be one of {', '.join(CRITERIA)}, got {criteria!r}")
@@ -293,7 +301,7 @@ def _spans(values: np.ndarray) -> list[tuple[Any, int, int]]:
     if not len(values):
         return []
     edges = np.flatnonzero(np.r_[True, values[1:] != values[:-1], True])
-    return [(values[a], a, b) for a, b in pairwise(edges)]
+    return [(values[a], int(a), int(b)) for a, b in pairwise(edges)]
 
 
 # %% ../../nbs/50_outcomes/40_responses.ipynb #ba4ed82a

@@ -53,7 +53,18 @@ def kaplan_meier(
     conf_type: str = "log-log",  # or "log" (the default of R's survfit), "plain"
     level: float = 0.95,
 ) -> pd.DataFrame:
-    "The Kaplan-Meier estimate: at_risk, events, censored, survival, low, high, indexed by time and beginning at 0."
+    """The Kaplan-Meier estimate: at_risk, events, censored, survival, low, high, indexed by time (days) and beginning
+    at 0.
+
+    Raises DataError for times that are negative or missing, and events that are neither 0 nor 1.
+
+    Source: Kaplan and Meier, J Am Stat Assoc 1958;53:457-481; Greenwood's variance; intervals as R's `survfit`. Checked
+    against R's survival package.
+
+    >>> table = nr.kaplan_meier([30, 60, 90], [1, 0, 1])
+    >>> table.survival.round(2).tolist()
+    [1.0, 0.67, 0.67, 0.0]
+    """
     time, event = check_times(time, event)
     if conf_type not in CONF_TYPES:
         raise OptionError(f"conf_type must be one of {', '.join(CONF_TYPES)}, got {conf_type!r}")

@@ -18,7 +18,7 @@ from .recist import Rules
 from .responses import responses
 
 # %% auto #0
-__all__ = ["read_lesions", "lesions_from_sdtm", "reported_responses", "respond_file"]
+__all__ = ["read_lesions", "lesions_from_sdtm", "respond_file"]
 
 
 # %% ../../nbs/50_outcomes/45_tables.ipynb #8befdb26
@@ -60,9 +60,12 @@ def _read_text(path: Path) -> pd.DataFrame:
 _SDTM_ROLES = {"TARGET": "target", "NON-TARGET": "non_target", "NEW": "new"}
 _SDTM_SIZES = ("LDIAM", "DIAMETER", "SAXIS", "LPERP", "LONGEST")
 _SDTM_STATES = {
-    "PRESENT": "present", "ABSENT": "absent", "TOO SMALL TO MEASURE": "too_small", "BELOW MEASURABLE LIMIT": "too_small",
-    "UNEQUIVOCAL PROGRESSION": "unequivocal_progression", "UNEQUIVOCAL": "present", "EQUIVOCAL": "equivocal", "INCREASED": "increased",
-    "NOT EVALUABLE": "not_evaluable", "NOT ASSESSABLE": "not_evaluable", "NOT ASSESSED": "not_evaluable", "NE": "not_evaluable",
+    "PRESENT": "present", "ABSENT": "absent", "TOO SMALL TO MEASURE": "too_small",
+    "BELOW MEASURABLE LIMIT": "too_small",
+    "UNEQUIVOCAL PROGRESSION": "unequivocal_progression", "UNEQUIVOCAL": "present", "EQUIVOCAL": "equivocal",
+    "INCREASED": "increased",
+    "NOT EVALUABLE": "not_evaluable", "NOT ASSESSABLE": "not_evaluable", "NOT ASSESSED": "not_evaluable",
+    "NE": "not_evaluable",
     "COALESCED": "merged", "MERGED": "merged",
 }  # fmt: skip
 _TO_MM = {"mm": 1.0, "cm": 10.0, "": 1.0}
@@ -74,8 +77,8 @@ def lesions_from_sdtm(
     tr: pd.DataFrame,  # USUBJID, TRLNKID, VISITNUM, TRDTC, TRTESTCD, TRSTRESN or TRORRES, TRSTRESU or TRORRESU, TRSTAT
     evaluator: (
         str | None
-    ) = None,  # whose readings, by TREVAL or TREVALID, e.g. "INVESTIGATOR" or "RADIOLOGIST 1"; needed where there are several
-    partial_dates: str = "refuse",  # a date without its day: "refuse", or take the "first" or the "last" day of the month
+    ) = None,  # whose readings, by TREVAL or TREVALID, e.g. "INVESTIGATOR"; needed where there are several
+    partial_dates: str = "refuse",  # a date without its day: "refuse", or the "first" or "last" day of the month
 ) -> pd.DataFrame:
     """Lesion rows, as in lesions.csv, from the TU and TR domains.
 
@@ -84,10 +87,13 @@ def lesions_from_sdtm(
     lesion = _sdtm_lesions(_one_reader(tu, "TU", evaluator))
     tr = _one_reader(tr, "TR", evaluator)
     frame = pd.DataFrame({
-        "patient_id": _need(tr, "TR", "USUBJID"), "lesion_id": _need(tr, "TR", "TRLNKID"), "visit": _need(tr, "TR", "VISITNUM"),
+        "patient_id": _need(tr, "TR", "USUBJID"), "lesion_id": _need(tr, "TR", "TRLNKID"),
+        "visit": _need(tr, "TR", "VISITNUM"),
         "date": _full_dates(_need(tr, "TR", "TRDTC"), partial_dates), "test": _need(tr, "TR", "TRTESTCD").str.upper(),
-        "value": _first_of(tr, "TRSTRESN", "TRORRES").str.strip(), "state": _first_of(tr, "TRSTRESC", "TRORRES").str.strip().str.upper(),
-        "unit": _first_of(tr, "TRSTRESU", "TRORRESU").str.strip().str.lower(), "done": _first_of(tr, "TRSTAT").str.upper() != "NOT DONE",
+        "value": _first_of(tr, "TRSTRESN", "TRORRES").str.strip(),
+        "state": _first_of(tr, "TRSTRESC", "TRORRES").str.strip().str.upper(),
+        "unit": _first_of(tr, "TRSTRESU", "TRORRESU").str.strip().str.lower(),
+        "done": _first_of(tr, "TRSTAT").str.upper() != "NOT DONE",
     })  # fmt: skip
     frame = frame[frame["test"].isin((*_SDTM_SIZES, "TUMSTATE"))].join(lesion, on=["patient_id", "lesion_id"])
     frame = _the_right_diameter(frame)
@@ -164,7 +170,8 @@ def _first_of(frame: pd.DataFrame, *columns: str) -> pd.Series:
 def _sdtm_lesions(tu: pd.DataFrame) -> pd.DataFrame:
     "Role, organ and node by patient and lesion."
     role = _first_of(tu, "TUSTRESC", "TUORRES").str.strip().str.upper()
-    frame = pd.DataFrame({"patient_id": _need(tu, "TU", "USUBJID"), "lesion_id": _need(tu, "TU", "TULNKID"), "role": role.map(_SDTM_ROLES),
+    frame = pd.DataFrame({"patient_id": _need(tu, "TU", "USUBJID"), "lesion_id": _need(tu, "TU", "TULNKID"),
+        "role": role.map(_SDTM_ROLES),
                           "organ": _first_of(tu, "TULOC").str.strip().str.lower()})  # fmt: skip
     bad = frame[frame["role"].isna()]
     if len(bad):

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from .reported import METRICS, reported_performance
+from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
 __all__ = ["check_arithmetic", "interval_of_reported", "needed_correlation"]
@@ -57,7 +57,7 @@ def patient_counts(
 
 
 # %% ../../nbs/90_paper/15_arithmetic.ipynb #d285971e
-def chord_auc(sensitivity: float, specificity: float) -> float:
+def _chord_auc(sensitivity: float, specificity: float) -> float:
     """Area under the ROC made of one operating point; a curve through the point that lies nowhere below its chords has
     at least this AUC.
     """
@@ -89,7 +89,10 @@ def check_arithmetic() -> pd.DataFrame:
     out = []
     for row, accuracy in zip(rows.itertuples(), stated):
         low, high = prevalence_range(accuracy, row.sensitivity, row.specificity)
-        chord, (least, most) = chord_auc(row.sensitivity, row.specificity), auc_bounds(row.sensitivity, row.specificity)
+        chord, (least, most) = (
+            _chord_auc(row.sensitivity, row.specificity),
+            auc_bounds(row.sensitivity, row.specificity),
+        )
         checked = {"table": row.table, "line": row.line, "model": row.model, "lowest share": low, "highest share": high}
         for share in STATED_SHARES:
             checked[f"fits {share:.2f}"] = low < share < high
@@ -134,7 +137,7 @@ def interval_of_reported(
     counts = {"accuracy": patients, "sensitivity": positives, "specificity": patients - positives}
     rows = []
     for row in reported_performance().itertuples():
-        for metric in METRICS:
+        for metric in REPORTED_METRICS:
             value = getattr(row, metric)
             if np.isnan(value):
                 continue

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from ..core.code import code_key, imported_modules
 from ..core.compute import make_rng
 from ..core.errors import OptionError, RunError
-from ..core.files import code_hash, content_hash, project_root, reference_dir
+from ..core.files import content_hash, project_root, reference_dir
 from ..core.run import Run
 from .execution import (
     WarmKernel,
@@ -54,6 +55,26 @@ def cell_sources(path: Path) -> list[list[str]]:
     ]
 
 
+# %% ../../nbs/90_paper/65_chapters.ipynb #becca531
+def code_of(notebook: Path) -> str:
+    "Hash of the library's code that the notebook's cells import, directly or through others."
+    return code_key(*imported_modules(source for kind, source in cell_sources(notebook) if kind == "code"))
+
+
+# %% ../../nbs/90_paper/65_chapters.ipynb #99e14b43
+def chapter_keys(
+    notebooks: Mapping[str, Path],  # by name, in order
+    needs: Mapping[str, set[str]],  # chapters that each one reads
+    common: Any,  # what all follow from: parameters, inputs, package versions
+) -> dict[str, str]:
+    "Hash of all that each chapter follows from: its cells, the code that they import, and the chapters that it reads."
+    keys: dict[str, str] = {}
+    for name, source in notebooks.items():
+        read = [keys[other] for other in sorted(needs[name])]
+        keys[name] = content_hash(common, code_of(source), cell_sources(source), read)
+    return keys
+
+
 # %% ../../nbs/90_paper/65_chapters.ipynb #714e7211
 def _public_files() -> list[list[Any]]:
     "Names and sizes of the reference data's files: chapters show more patients where they are there."
@@ -77,9 +98,17 @@ def run_paper(
     say: Callable[[str], None] = print,
 ) -> Run:
     """Execute the paper's notebooks into a run folder, each after those it needs; those with nothing changed are kept
-    as they are.
+    as they are. Returns the run.
 
-    Where a notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised.
+    Its `notebooks`, `figures`, `tables` and `numbers.json` hold the results, each with its kind of evidence. Where a
+    notebook fails, those beside it go on to their end, none is started any more, and its RunError is raised;
+    OptionError for options. Works in a clone, whose notebooks it executes.
+
+    Source: papermill.
+
+    >>> run = nr.run_paper("runs/mine", "trial", profile="smoke", only=["10_introduction"], say=str)
+    >>> (run.path / "notebooks" / "10_introduction.ipynb").is_file()
+    True
     """
     find_profile(profile)
     make_rng(seed)  # refuses what is no seed
@@ -93,17 +122,8 @@ def run_paper(
         raise OptionError(f"at_once must be 1 or more, got {at_once}")
     inputs, started = note_run(folder, cohort, profile, seed), time.monotonic()
     parameters = {"run": shown_path(folder.path), "cohort": cohort, "profile": profile, "seed": seed}
-    needs, keys, public = {name: needed_by(name, list(notebooks)) for name in notebooks}, {}, _public_files()
-    for name, source in notebooks.items():
-        keys[name] = content_hash(
-            parameters,
-            inputs,
-            code_hash(),
-            package_versions(),
-            public,
-            cell_sources(source),
-            [keys[n] for n in sorted(needs[name])],
-        )
+    needs, public = {name: needed_by(name, list(notebooks)) for name in notebooks}, _public_files()
+    keys = chapter_keys(notebooks, needs, [parameters, inputs, package_versions(), public])
     chosen = [name for name in notebooks if only is None or name in only]
     plan = Schedule(
         [name for name in chosen if executed_key(folder.path / "notebooks" / notebooks[name].name) != keys[name]],
@@ -136,7 +156,8 @@ def side_by_side(
     interruption at once.
     """
     kernels = [WarmKernel(cwd)] if plan.waiting else []
-    pool, running, failed = ThreadPoolExecutor(plan.at_once), {}, None
+    pool, failed = ThreadPoolExecutor(plan.at_once), None
+    running: dict[Future[None], str] = {}
     try:
         with kernel_environment(), contextlib.chdir(cwd):  # papermill changes both for the whole process
             while running or (plan.waiting and not failed):
@@ -174,7 +195,7 @@ def _bring_up_to_date(
 def _forget(run: Run) -> None:
     "Empty a run folder; OptionError where the folder is not one, so that nothing else is ever deleted."
     if run.path.is_dir() and any(run.path.iterdir()):
-        if not ((run.path / "notebooks").is_dir() or (run.path / "cohort.json").is_file()):
+        if not ((run.path / "notebooks").is_dir() or (run.path / "inputs.json").is_file()):
             raise OptionError(
                 f"{run.path} does not look like a run folder; it is not emptied: choose another, or remove it by hand"
             )

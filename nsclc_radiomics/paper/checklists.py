@@ -5,12 +5,10 @@
 # %% ../../nbs/90_paper/30_checklists.ipynb #d45db0cf
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -87,19 +85,15 @@ def find_evidence(
 
 # %% ../../nbs/90_paper/30_checklists.ipynb #d70741cc
 def software_can(
-    name: str,  # module.function, or module.* for the module as a whole
+    name: str,  # room.module.function, or room.module.* for the module as a whole
 ) -> bool:
-    """Whether this package has that function or class; nothing is imported, and nothing named is what only people can
-    do.
-    """
-    if not name:
+    "Whether this package has that function or class; nothing named is what only people can do."
+    module, _, what = name.rpartition(".")
+    try:
+        found = import_module(f"nsclc_radiomics.{module}") if name else None
+    except ModuleNotFoundError:
         return False
-    module, _, function = name.rpartition(".")
-    place = find_spec(f"nsclc_radiomics.{module}")
-    if place is None:
-        return False
-    text = Path(place.origin).read_text(encoding="utf-8")
-    return function == "*" or bool(re.search(rf"^(def|class) {re.escape(function)}\b", text, re.M))
+    return found is not None and (what == "*" or hasattr(found, what))
 
 
 # %% ../../nbs/90_paper/30_checklists.ipynb #9326b890

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.files import read_json
-from ..core.run import Run
+from ..core.run import Run, as_run
 
 # %% auto #0
 __all__ = ["verify"]
@@ -65,20 +65,33 @@ def comparable_numbers(a: Run, b: Run) -> tuple[dict[str, Any], dict[str, Any], 
 
     These are numbers of real patients that one run only has, and totals that count them.
     """
-    one, other, aside = a.numbers(), b.numbers(), set()
+    one, other = a.numbers(), b.numbers()
+    aside: set[str] = set()
     if len({made["inputs"].get("public_patients") for made in _provenance(a, b)}) > 1:
         aside = {k for k in one.keys() ^ other.keys() if {**one, **other}[k]["evidence"] == "real"}
         aside |= {k for k in one.keys() | other.keys() if k.startswith(("claims.", "quality."))}
-    return *({k: v for k, v in numbers.items() if k not in aside} for numbers in (one, other)), sorted(aside)
+    first, second = ({k: v for k, v in numbers.items() if k not in aside} for numbers in (one, other))
+    return first, second, sorted(aside)
 
 
 # %% ../../nbs/90_paper/55_compare.ipynb #bbc68fde
 def verify(
-    a: Run,
-    b: Run,
+    a: Run | str | Path,
+    b: Run | str | Path,
     tolerance: float | None = 0.0,  # relative; zero on one machine, None for the TOLERANCES between machines
 ) -> list[str]:
-    "What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree."
+    """What differs between two runs in numbers, tables and figures' data, one line each; empty where they agree.
+
+    Raises RunError for a run without numbers.
+
+    Source: byte for byte on one machine; between machines within the tolerances of this module.
+
+    >>> nr.verify("runs/trial", "runs/trial")
+    []
+    >>> len(nr.verify("runs/trial", "runs/trial", tolerance=None))
+    0
+    """
+    a, b = as_run(a), as_run(b)
     differences = compare_numbers(a.numbers(), b.numbers(), tolerance)
     for folder in ("tables", "figures"):
         one, other = ({p.name: p for p in (r.path / folder).glob("*.csv")} for r in (a, b))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.files import reference_dir, shipped_yaml
 from .arithmetic import STATED_SHARES, check_arithmetic, interval_of_reported
-from .reported import METRICS, reported_performance
+from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
 __all__ = ["contradictions"]
@@ -49,7 +49,7 @@ def begins_at(
 def table_numbers(model: str) -> pd.DataFrame:
     "A model's rows of the paper's tables; Table 6 counts for this study's own model."
     rows = reported_performance()
-    return rows[rows["model"] == model].set_index("table")[list(METRICS)]
+    return rows[rows["model"] == model].set_index("table")[list(REPORTED_METRICS)]
 
 
 # %% ../../nbs/90_paper/20_contradictions.ipynb #bc034c12
@@ -112,7 +112,7 @@ def _modalities_exclusive(entry: Mapping[str, Any]) -> tuple[bool, str]:
 def tables_differ(entry: Mapping[str, Any]) -> tuple[bool, str]:
     "Whether the paper gives different values for one model in different tables, and which."
     found = table_numbers(entry["model"])
-    differing = [m for m in entry.get("metrics", METRICS) if found[m].dropna().nunique() > 1]
+    differing = [m for m in entry.get("metrics", REPORTED_METRICS) if found[m].dropna().nunique() > 1]
     return bool(differing), "; ".join(
         f"{m} {', '.join(f'{v:.2f} (Table {t})' for t, v in found[m].dropna().items())}" for m in differing
     )

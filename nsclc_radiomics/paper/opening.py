@@ -83,7 +83,8 @@ def open_chapter(
     seed: int = 1,
     needs: Sequence[str] = (),  # chapters whose results this one reads, in order
 ) -> Chapter:
-    """What a chapter needs to begin: its run, cohort, outcomes, profile, and what the cohort can show.
+    """What a chapter needs to begin: its run, cohort, outcomes, profile, and what the cohort can show; what it gave
+    before is removed.
 
     Raises OptionError for an unknown profile or a seed that is no whole number of zero or more, CohortError for a
     cohort that is missing or breaks its schema, and RunError for a run that is a file, or that lacks a chapter which
@@ -91,7 +92,7 @@ def open_chapter(
     """
     size = find_profile(profile)
     make_rng(seed)  # refuses what is no seed
-    given, folder = cohort, Run(Path(run))
+    given, folder = cohort, Run(Path(run), name)
     if given:
         load_cohort(project_root() / given)
     for other in needs:
@@ -102,6 +103,7 @@ def open_chapter(
                 f" {shown_path(folder.path)}`"
             )
     _done_note(folder, name).unlink(missing_ok=True)
+    folder.forget_results()
     SAID.clear()
     loaded = run_cohort(folder, given, profile, seed)
     return Chapter(name, folder, loaded, size, bool(given), known_outcomes(loaded), cohort_scope(loaded))

@@ -10,8 +10,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..cohort.folder import Cohort, load_cohort
+from ..core.cache import keep_at
+from ..core.code import code_key
 from ..core.errors import (
     CohortError,
     DataError,
@@ -22,14 +25,13 @@ from ..core.errors import (
     OptionError,
     ResponseError,
 )
-from ..core.files import code_hash, content_hash, project_root, read_json, write_json
+from ..core.files import content_hash, project_root, read_json, write_json
 from ..core.run import Run
-from ..models.clinical import MODELS
 from .record import note_inputs, noted_inputs
 from ..simulation.cohort import change_world, simulate_cohort
 
 # %% auto #0
-__all__ = ["TITLES", "run_world", "where_possible", "remove_tree"]
+__all__ = ["run_world", "where_possible", "remove_tree"]
 
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #c0d81756
@@ -106,10 +108,6 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-# %% ../../nbs/90_paper/60_profiles.ipynb #35c08f70
-TITLES = {**MODELS, "3d_cnn": "3D-CNN"}
-
-
 # %% ../../nbs/90_paper/60_profiles.ipynb #e2d5a752
 def run_cohort(
     run: Run,
@@ -117,25 +115,18 @@ def run_cohort(
     profile: str = "full",
     seed: int = 1,
 ) -> Cohort:
-    "The cohort that a run is about, simulated on first use; made again when the profile, the seed or the code changed."
+    "The cohort that a run is about; a simulated one is made again when its size, seed or code changed."
     size, key = find_profile(profile), note_run(run, cohort, profile, seed)["cohort"]
     if cohort:
         return load_cohort(project_root() / cohort)
-    made, note = run.path / "cohort", run.path / "cohort.json"
+
+    def simulate(folder: Path) -> None:
+        simulate_cohort(
+            folder, size.patients, size.external, world="claimed", seed=seed, jobs=size.jobs, progress=False
+        )
+
     with run.alone("cohort"):
-        if not (made.is_dir() and note.is_file() and read_json(note).get("key") == key):
-            remove_tree(made)
-            simulate_cohort(
-                made,
-                patients=size.patients,
-                external=size.external,
-                world="claimed",
-                seed=seed,
-                jobs=size.jobs,
-                progress=False,
-            )
-            write_json(note, {"key": key})
-    return load_cohort(made)
+        return keep_at(run.path / "cohort", key, simulate, load_cohort)
 
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #1820f453
@@ -149,15 +140,22 @@ def note_run(
     what a simulated one follows from.
     """
     size = find_profile(profile)
-    made = _cohort_hash(run, cohort) if cohort else content_hash(size.patients, size.external, seed, code_hash())
-    noted = {"parameters": {"cohort": cohort, "profile": profile, "seed": seed}, "inputs": {"cohort": made}}
+    made = (
+        _cohort_hash(run, cohort)
+        if cohort
+        else content_hash(size.patients, size.external, seed, code_key("simulation.cohort"))
+    )
+    noted: dict[str, dict[str, Any]] = {
+        "parameters": {"cohort": cohort, "profile": profile, "seed": seed},
+        "inputs": {"cohort": made},
+    }
     before = noted_inputs(run)
     if before != noted:
         if before["parameters"] and (
             before["parameters"] != noted["parameters"] or (cohort and before["inputs"] != noted["inputs"])
         ):
             _forget_results(run)
-        note_inputs(run, **noted)
+        note_inputs(run, noted["parameters"], noted["inputs"])
     return noted["inputs"]
 
 
@@ -194,14 +192,14 @@ def run_world(
     world: str,
 ) -> Path:
     "The same simulated patients in another world, with the same images, in the run folder."
-    target = run.path / "worlds" / world
-    remove_tree(target)
-    return change_world(cohort.path, target, world)
+    key = content_hash(noted_inputs(run), world, code_key("simulation.cohort"))
+    with run.alone(f"world {world}"):
+        return keep_at(run.path / "worlds" / world, key, lambda out: change_world(cohort.path, out, world), Path)
 
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #2a24dc97
 # What is wrong with patients; a result that is missing, a leak or an option that cannot be used is another matter
-NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, MaskError, ResponseError)
+_NOT_ALLOWED = (CohortError, DataError, FeatureError, GeometryError, ImageError, MaskError, ResponseError)
 
 
 # %% ../../nbs/90_paper/60_profiles.ipynb #9249c1a2
@@ -212,7 +210,7 @@ def where_possible() -> Iterator[None]:
     """
     try:
         yield
-    except NOT_ALLOWED as error:
+    except _NOT_ALLOWED as error:
         print("not shown, for a reason given above" if str(error) in SAID else f"not shown: {error}")
         SAID.add(str(error))
 

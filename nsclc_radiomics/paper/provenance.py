@@ -45,7 +45,7 @@ def package_versions() -> dict[str, str]:
 
 
 # %% ../../nbs/90_paper/52_provenance.ipynb #1ae0edde
-def code_version() -> dict[str, Any]:
+def _code_version() -> dict[str, Any]:
     "The code's hash and, in a clone, the commit and whether files of the library or the notebooks were changed since."
     git = ["git", "-C", str(project_root())]
     commit = _said([*git, "rev-parse", "HEAD"])
@@ -102,7 +102,7 @@ def write_provenance(
     }
     numbers = run.path / "numbers.json"
     content = {
-        "code": code_version(),
+        "code": _code_version(),
         "parameters": noted["parameters"],
         "seeds": {k: v for k, v in noted["parameters"].items() if "seed" in k},
         "inputs": noted["inputs"] | dict(inputs or {}),

@@ -15,12 +15,12 @@ from typing import Any
 
 from ..core.errors import RunError
 from ..core.files import atomic_path, project_root, read_json, write_json
-from ..core.run import Run
+from ..core.run import Evidence, Run
 from .chapters import cell_sources, paper_notebooks
 from .execution import execute_notebook, normalise_notebook, shown_path, write_notebook
 
 # %% auto #0
-__all__ = ["publish"]
+__all__ = []
 
 
 # %% ../../nbs/90_paper/70_publish.ipynb #94019542
@@ -50,7 +50,7 @@ def publish(
         write_notebook(source, _without_dead_links(notebook, kept))
     for name in ("numbers.json", "provenance.json"):
         _copy(folder.need(name, "90_claims"), here / "paper" / name)
-    _copy(folder.need(f"figures/{README_FIGURE}", "40_performance"), here / "figures" / README_FIGURE)
+    _copy(folder.need(f"figures/{_README_FIGURE}", "40_performance"), here / "figures" / _README_FIGURE)
     write_json(here / "paper/seconds.json", seconds)
     _refresh_index(here / "index.ipynb")
     return published
@@ -81,7 +81,7 @@ def _of_real_patients(path: Path) -> bool:
     return (
         path.suffix == ".csv"
         and path.parent.name == "figures"
-        and "real" in read_json(path.with_suffix(".json"))["evidence"].split(" and ")
+        and "real" in Evidence.read(read_json(path.with_suffix(".json"))["evidence"]).kinds
     )
 
 
@@ -101,7 +101,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 # %% ../../nbs/90_paper/70_publish.ipynb #f011d3d0
-README_FIGURE = "figure4_roc_holdout.png"
+_README_FIGURE = "figure4_roc_holdout.png"
 
 
 # %% ../../nbs/90_paper/70_publish.ipynb #c1b4bb4a

@@ -52,7 +52,7 @@ def links_from(
 # %% ../../nbs/90_paper/95_readme.ipynb #48c6e0fa
 def readme_text() -> str:
     """README as `nbs/index.ipynb` gives it: its text and outputs, without the inputs tagged `remove-input`; links count
-    from the project's folder.
+    from the project's folder, and no two lines in a row are empty.
     """
     try:
         from nbconvert import MarkdownExporter
@@ -61,7 +61,8 @@ def readme_text() -> str:
         raise MissingDependencyError("README is made by nbconvert; install it with: pip install nbconvert") from None
     config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {"remove-input"}}})
     made, _ = MarkdownExporter(config=config).from_filename(str(project_root() / "nbs" / "index.ipynb"))
-    return links_from(made, "nbs").strip() + "\n"
+    parts = _FENCED.split(links_from(made, "nbs").strip())
+    return "".join(part if k % 2 else re.sub(r"\n{3,}", "\n\n", part) for k, part in enumerate(parts)) + "\n"
 
 
 # %% ../../nbs/90_paper/95_readme.ipynb #7c9cfa53

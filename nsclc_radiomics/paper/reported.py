@@ -12,7 +12,7 @@ from ..core.errors import OptionError
 
 # %% auto #0
 __all__ = [
-    "METRICS",
+    "REPORTED_METRICS",
     "reported_performance",
     "reported_challenges",
     "reported_dataset",
@@ -51,7 +51,7 @@ _PERFORMANCE = [
     ),
     (6, 730, "This Study 3D-CNN + Deep Radiomic Features 0.92 85% 89%", "3D-CNN", np.nan, 0.92, 0.85, 0.89),
 ]
-METRICS = ("accuracy", "auc", "sensitivity", "specificity")
+REPORTED_METRICS = ("accuracy", "auc", "sensitivity", "specificity")
 
 
 # %% ../../nbs/90_paper/10_reported.ipynb #7cc95734
@@ -61,7 +61,7 @@ def reported_performance(
     """The paper's Tables 4 to 6 as fractions: columns table, line, printed, model, accuracy, auc, sensitivity,
     specificity.
     """
-    out = pd.DataFrame(_PERFORMANCE, columns=["table", "line", "printed", "model", *METRICS])
+    out = pd.DataFrame(_PERFORMANCE, columns=["table", "line", "printed", "model", *REPORTED_METRICS])
     if table is None:
         return out
     if table not in set(out["table"]):

@@ -18,7 +18,7 @@ from ..models.clinical import CLINICAL_NUMBERS, CLINICAL_WORDS
 from ..outcomes.endpoints import cohort_outcomes
 
 # %% auto #0
-__all__ = ["examples"]
+__all__ = ["FEWEST_TUNED", "examples"]
 
 
 # %% ../../nbs/90_paper/05_scope.ipynb #82a8ccff
@@ -35,13 +35,13 @@ def known_outcomes(
 
 
 # %% ../../nbs/90_paper/05_scope.ipynb #289b1ad9
-FEWEST_TESTED = 2  # patients of each class, for an AUC with its interval
+_FEWEST_TESTED = 2  # patients of each class, for an AUC with its interval
 FEWEST_TUNED = 7  # of each class in training: inner cross-validation divides the training part of each fold twice more
-FEWEST_REPEATED = 5  # training patients measured again, for an intraclass correlation
+_FEWEST_REPEATED = 5  # training patients measured again, for an intraclass correlation
 
 
 # %% ../../nbs/90_paper/05_scope.ipynb #4e5c8d15
-def few_of_a_class(
+def _few_of_a_class(
     labels: pd.Series,  # 0, 1 or NaN, one row a patient
     fewest: int,
     who: str,  # e.g. "training patients with CT"
@@ -93,12 +93,14 @@ def cohort_scope(
     no_ct = "" if ct.any() else "no patient has a CT with a mask"
     no_outcome = "" if label.notna().any() else "no outcome is known (the endpoint is none, or nobody can be evaluated)"
     new = "" if (ct & split.ne("train")).any() else "no holdout and no external patient with CT"
-    training = no_ct or no_outcome or few_of_a_class(label[ct & split.eq("train")], FEWEST, "training patients with CT")
+    training = (
+        no_ct or no_outcome or _few_of_a_class(label[ct & split.eq("train")], FEWEST, "training patients with CT")
+    )
     tested = {
-        s: few_of_a_class(label[ct & split.eq(s)], FEWEST_TESTED, f"{s} patients with CT")
+        s: _few_of_a_class(label[ct & split.eq(s)], _FEWEST_TESTED, f"{s} patients with CT")
         for s in ("holdout", "external")
     }
-    both = few_of_a_class(label[ct & split.ne("train")], FEWEST_TESTED, "holdout and external patients with CT")
+    both = _few_of_a_class(label[ct & split.ne("train")], _FEWEST_TESTED, "holdout and external patients with CT")
     repeated = int((ct & split.eq("train")).sum())
     followed = outcomes.time.notna() & outcomes.event.notna()
     no_time = "" if followed.any() else "no follow-up times with events"
@@ -118,7 +120,7 @@ def cohort_scope(
             "repeatability",
             "4. Radiomic features",
             "repeatability of features",
-            no_ct or _too_few(repeated, FEWEST_REPEATED, "training patients with CT"),
+            no_ct or _too_few(repeated, _FEWEST_REPEATED, "training patients with CT"),
         ),
         ("reduction", "4. Radiomic features", "LASSO and PCA", training),
         ("input", "5. The network", "what the network sees", no_ct or no_outcome),

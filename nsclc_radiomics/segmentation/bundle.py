@@ -24,10 +24,8 @@ from .inference import (
     FoundPart,
     Segmentation,
     segmentation_of,
-    voxel_of,
 )
 from .network import torch_and_monai
-from .seeded import point_of
 
 # %% auto #0
 __all__ = []
@@ -76,13 +74,13 @@ class Bundle:
         probability, grid = self._probability(image, choose_device(device))
         near = None if isinstance(where, str) and where != "centre" else where
         if isinstance(near, str):
-            near = point_of(image, (np.array(image.shape) - 1) / 2)
+            near = image.centre
         parts, n = ndimage.label(probability >= THRESHOLD)
         if not n:
             return segmentation_of(image, [])
         sums = ndimage.sum_labels(probability, parts, np.arange(1, n + 1))
         order = (
-            [int(parts[_one_nearest(parts, voxel_of(grid, near))])]
+            [int(parts[_one_nearest(parts, grid.point_to_index(near))])]
             if near is not None
             else (1 + np.argsort(-sums))[:MOST_PLACES].tolist()
         )
@@ -101,7 +99,9 @@ class Bundle:
             device
         )
         with torch.inference_mode():
-            logits = sliding_window_inference(x, self.roi, 1, self.network.to(device), overlap=0.25, mode="gaussian")
+            logits: Any = sliding_window_inference(
+                x, self.roi, 1, self.network.to(device), overlap=0.25, mode="gaussian"
+            )
             out = logits.sigmoid() if self.sigmoid else logits.softmax(1)
         return out[0, self.channel].cpu().numpy().transpose(2, 1, 0), grid
 

@@ -5,9 +5,9 @@
 # %% ../../nbs/30_segmentation/50_inference.ipynb #c00fbfc5
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,12 @@ from scipy import ndimage
 
 from ..core.checks import option
 from ..core.errors import ImageError, OptionError
-from ..core.volume import Volume
+from ..core.volume import Grid, Volume, bounding_box, widen
 from .network import look, sharpness
-from .seeded import index_of, point_of
 from .training import SMALLEST_LOOK_MM, half_of, is_crop
 
 # %% auto #0
-__all__ = ["Segmentation", "segment"]
+__all__ = ["Segmentation", "Segmenter"]
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7afd83f6
 THRESHOLD = 0.5
@@ -40,10 +39,48 @@ class Segmentation:
     places: pd.DataFrame  # a row a place found: x, y, z in mm, volume_cm3, probability (mean inside), most likely first
 
 
+# %% ../../nbs/30_segmentation/50_inference.ipynb #ab865a79
+class Segmenter(Protocol):
+    """What outlines a tumour: called with a CT in HU and where to look (`auto`, `centre`, `search` or a point in mm),
+    it gives a `Segmentation`. `open_model` opens each kind by its name.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trained_on(self) -> Mapping[str, str]: ...  # patient_id -> fingerprint of the CT; empty where it does not say
+
+    def __call__(self, image: Volume, where: str | Sequence[float] = "auto", device: str = "auto") -> Segmentation: ...
+
+
+# %% ../../nbs/30_segmentation/50_inference.ipynb #4f53d6a6
+class PatchNetworks(Protocol):
+    """What `segment_by_network` applies: networks that give each voxel of a patch its probability of tumour, see
+    `UnetSegmenter`.
+    """
+
+    @property
+    def patch(self) -> int: ...  # voxels on each side
+
+    @property
+    def spacing(self) -> float: ...  # mm of its voxels where nothing tells how large the tumour is
+
+    def probability(
+        self,
+        hu: np.ndarray,
+        spacing: Sequence[float] | np.ndarray,
+        half: Sequence[float] | np.ndarray | None = None,
+        known: bool = True,
+        sharp: Sequence[float] | np.ndarray = ...,
+        device: str = "auto",
+    ) -> np.ndarray: ...
+
+
 # %% ../../nbs/30_segmentation/50_inference.ipynb #8d801c97
-def segment(
+def segment_by_network(
     image: Volume,  # CT in HU
-    model: Any,  # a `Segmenter`, or anything with `patch`, `spacing` and `probability`
+    model: PatchNetworks,  # a `UnetSegmenter`, or anything with `patch`, `spacing` and `probability`
     where: str | Sequence[float] = "auto",  # auto, centre, search, or a point in mm (x, y, z)
     device: str = "auto",
 ) -> Segmentation:
@@ -64,8 +101,8 @@ def segment(
             return _search(image, model, device)
         centre, half = (np.array(image.shape) - 1) / 2, half_of(image) if crop else None
     else:
-        index_of(image, where)
-        centre, half = voxel_of(image, where), None
+        image.nearest_voxel(where)  # refuses a point outside the image
+        centre, half = image.point_to_index(where), None
     return segmentation_of(image, [found] if (found := _look_twice(image, model, centre, half, device)) else [])
 
 
@@ -87,12 +124,12 @@ class FoundPart:
 
     @property
     def centre(self) -> tuple[float, float, float]:
-        return point_of(self.probability, ndimage.center_of_mass(self.inside))
+        return tuple(self.probability.index_to_point(ndimage.center_of_mass(self.inside)).tolist())
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #dfa72cf0
 def _look_twice(
-    image: Volume, model: Any, centre: np.ndarray, half: np.ndarray | None, device: str
+    image: Volume, model: PatchNetworks, centre: np.ndarray, half: np.ndarray | None, device: str
 ) -> FoundPart | None:
     """What is found round a voxel (z, y, x): in a first look at the whole crop, or as wide as the model's, and where
     that is less, in a closer one too.
@@ -102,7 +139,7 @@ def _look_twice(
     found = _one_look(image, model, centre, wide, half, sharp, device)
     if found is None:
         return None
-    box = ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    box = bounding_box(found.inside)
     near = CLOSER * max((s.stop - s.start) * mm for s, mm in zip(box, found.probability.spacing[::-1]))
     near = max(near, SMALLEST_LOOK_MM)
     return (
@@ -115,7 +152,7 @@ def _look_twice(
 # %% ../../nbs/30_segmentation/50_inference.ipynb #a1a7f311
 def _one_look(
     image: Volume,
-    model: Any,
+    model: PatchNetworks,
     centre: np.ndarray,
     wide: np.ndarray,
     half: np.ndarray | None,
@@ -125,20 +162,13 @@ def _one_look(
     "What is found nearest to a voxel in one look, so many mm (z, y, x) wide; None where there is nothing."
     size = model.patch
     step = wide / size / image.spacing[::-1]  # in the image's voxels
-    corner = point_of(image, centre - (size - 1) / 2 * step)
+    corner = tuple(image.index_to_point(centre - (size - 1) / 2 * step))
     seen = model.probability(look(image.array, centre, step, size), wide / size, half, sharp=sharp, device=device)
     grid = Volume(seen.astype(np.float32), tuple(wide[::-1] / size), corner, image.direction)
     inside = _one_part(seen >= THRESHOLD, np.full(3, (size - 1) / 2))
     if not inside.any():
         return None
     return FoundPart(grid.with_array(np.where(inside | (seen < THRESHOLD), seen, 0).astype(np.float32)), inside)
-
-
-# %% ../../nbs/30_segmentation/50_inference.ipynb #5e3fce14
-def voxel_of(grid: Volume, point: Sequence[float]) -> np.ndarray:
-    "A place in mm as a voxel (z, y, x) of the grid, with fractions."
-    direction = np.asarray(grid.direction).reshape(3, 3)
-    return (direction.T @ (np.asarray(point, float) - grid.origin) / grid.spacing)[::-1]
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #7c9b7235
@@ -162,7 +192,7 @@ def segmentation_of(image: Volume, found: Sequence[FoundPart]) -> Segmentation:
     if not found:
         return Segmentation(blank, "no tumour found", table)
     moved = _to_image(found[0].probability, image)
-    inside = _one_part(moved >= THRESHOLD, voxel_of(image, found[0].centre))
+    inside = _one_part(moved >= THRESHOLD, image.point_to_index(found[0].centre))
     if inside.sum() * image.voxel_volume / 1000 < SMALLEST_CM3:
         return Segmentation(blank, f"no tumour found: only a spot of less than {SMALLEST_CM3} cm³", table)
     note = f"a tumour of {inside.sum() * image.voxel_volume / 1000:.1f} cm³"
@@ -188,23 +218,11 @@ def _to_image(grid: Volume, image: Volume) -> np.ndarray:
     hot = np.argwhere(grid.array >= 0.1)
     if not len(hot):
         return out
-    ends = np.array([voxel_of(image, point_of(grid, c)) for c in (hot.min(0) - 1, hot.max(0) + 1)])
+    ends = image.point_to_index(grid.index_to_point(np.array([hot.min(0) - 1, hot.max(0) + 1])))
     low = np.maximum(np.floor(ends.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(ends.max(0)).astype(int) + 1, image.shape)
-    size = [int(n) for n in (high - low)[::-1]]
-    target = (
-        size,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        point_of(image, low),
-        image.spacing,
-        image.direction,
-        0.0,
-        sitk.sitkFloat32,
-    )
-    out[tuple(slice(a, b) for a, b in zip(low, high))] = sitk.GetArrayViewFromImage(
-        sitk.Resample(grid.to_sitk(), *target, True)
-    )
+    box = tuple(slice(a, b) for a, b in zip(low, high))
+    out[box] = grid.resample_like(image.grid.crop(box)).array
     return out
 
 
@@ -220,24 +238,12 @@ def to_grid(volume: Volume, spacing: float) -> Volume:
     if max(factors) > 1:
         image = sitk.BinShrink(image, [min(f, n) for f, n in zip(factors, image.GetSize())])
     cells = [max(1, round(n * s / spacing)) for n, s in zip(volume.shape[::-1], volume.spacing)]
-    middle = point_of(volume, (np.array(volume.shape) - 1) / 2)
-    direction = np.asarray(volume.direction).reshape(3, 3)
-    origin = np.array(middle) - direction @ ((np.array(cells) - 1) / 2 * spacing)
-    grid = (
-        cells,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        tuple(origin),
-        (spacing,) * 3,
-        volume.direction,
-        0.0,
-        sitk.sitkFloat32,
-    )
-    return Volume.from_sitk(sitk.Resample(image, *grid, True), volume.unit)
+    grid = Grid.around(volume.centre, cells[::-1], spacing, volume.direction)
+    return Volume.from_sitk(image, volume.unit).resample_like(grid)
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #36a15e21
-def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
+def lung_box(grid: Volume) -> tuple[slice, ...]:
     "The box round the lungs on a coarse grid, 3 cm wider: air inside the body. The whole grid where no lung is seen."
     air = grid.array < -400
     parts, n = ndimage.label(air)
@@ -251,12 +257,11 @@ def lung_box(grid: Volume) -> tuple[slice, slice, slice]:
         return tuple(slice(0, k) for k in grid.shape)
     lung = np.isin(parts, np.flatnonzero(size * grid.voxel_volume >= 1e5))
     room = round(30 / grid.spacing[0])
-    box = ndimage.find_objects(lung.astype(np.uint8))[0]
-    return tuple(slice(max(0, s.start - room), min(k, s.stop + room)) for s, k in zip(box, grid.shape))
+    return widen(bounding_box(lung), room, grid.shape)
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #81ed4aaf
-def _slide(grid: Volume, model: Any, sharp: np.ndarray, device: str) -> np.ndarray:
+def _slide(grid: Volume, model: PatchNetworks, sharp: np.ndarray, device: str) -> np.ndarray:
     "Probability without a point, averaged over overlapping looks in the box of the lungs; 0 outside."
     side, box = model.patch, lung_box(grid)
     part = grid.array[box]
@@ -283,19 +288,20 @@ def _slide(grid: Volume, model: Any, sharp: np.ndarray, device: str) -> np.ndarr
 
 
 # %% ../../nbs/30_segmentation/50_inference.ipynb #66214f25
-def _search(image: Volume, model: Any, device: str) -> Segmentation:
+def _search(image: Volume, model: PatchNetworks, device: str) -> Segmentation:
     "Slide, then look again at each place that was found; the most likely one becomes the mask."
     grid = to_grid(image, model.spacing)
     first = _slide(grid, model, sharpness(image.array, (np.array(image.shape) - 1) / 2, image.spacing[::-1]), device)
     parts, n = ndimage.label(first >= THRESHOLD)
     if not n:
         return segmentation_of(image, [])
-    sums, found = ndimage.sum_labels(first, parts, np.arange(1, n + 1)), []
+    sums = ndimage.sum_labels(first, parts, np.arange(1, n + 1))
+    found: list[Any] = []
     for label in 1 + np.argsort(-sums, kind="stable")[:MOST_PLACES]:
         if (parts == label).sum() * grid.voxel_volume / 1000 < SMALLEST_CM3:
             continue
-        point = point_of(grid, np.argwhere(parts == label).mean(0))
-        place = _look_twice(image, model, voxel_of(image, point), None, device)
+        point = grid.index_to_point(np.argwhere(parts == label).mean(0))
+        place = _look_twice(image, model, image.point_to_index(point), None, device)
         if place and not any(
             _holds(one, other.centre) for a, b in ((place, f) for f in found) for one, other in ((a, b), (b, a))
         ):
@@ -306,5 +312,5 @@ def _search(image: Volume, model: Any, device: str) -> Segmentation:
 # %% ../../nbs/30_segmentation/50_inference.ipynb #44bdc696
 def _holds(found: FoundPart, point: Sequence[float]) -> bool:
     "Does a place in mm lie in the box of what was found?"
-    at, box = voxel_of(found.probability, point), ndimage.find_objects(found.inside.astype(np.uint8))[0]
+    at, box = found.probability.point_to_index(point), bounding_box(found.inside)
     return all(s.start <= a < s.stop for a, s in zip(at, box))

@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from ..core.checks import require_columns
 from ..core.compute import make_rng
 from ..core.errors import GeometryError, MaskError, OptionError
-from ..core.volume import Volume, grid_difference
+from ..core.volume import Volume, bounding_box, grid_difference
 
 # %% auto #0
 __all__ = ["SCORES", "dice", "jaccard", "surface_distance", "hausdorff95", "surface_dice", "segmentation_scores"]
@@ -44,7 +44,7 @@ def surface_distances(a: Volume, b: Volume) -> tuple[np.ndarray, np.ndarray]:
     one, other = _pair(a, b)
     if not one.any() or not other.any():
         raise MaskError("the surface distance to an empty mask is not defined")
-    box, spacing = ndimage.find_objects((one | other).astype(np.uint8))[0], np.array(a.spacing[::-1])
+    box, spacing = bounding_box(one | other), np.array(a.spacing[::-1])
     surfaces = [np.argwhere(m & ~ndimage.binary_erosion(m)) for m in (np.pad(m[box], 1) for m in (one, other))]
     trees = [KDTree(surface * spacing, balanced_tree=False) for surface in surfaces]
     nearest = [surfaces[1 - k][trees[1 - k].query(surfaces[k] * spacing)[1]] for k in (0, 1)]

@@ -12,33 +12,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import ImageError, MaskError, OptionError
-from ..core.volume import Volume
+from ..core.volume import Grid, Volume, widen
 
 # %% auto #0
 __all__ = ["segment_seeded"]
-
-
-# %% ../../nbs/30_segmentation/20_seeded.ipynb #aa53204b
-def point_of(image: Volume, index: Sequence[float]) -> tuple[float, float, float]:
-    "The place in the patient, mm in the order x, y, z, of a voxel given as (z, y, x)."
-    step = np.asarray(index, float)[::-1] * image.spacing
-    return tuple((np.asarray(image.origin) + np.asarray(image.direction).reshape(3, 3) @ step).tolist())
-
-
-# %% ../../nbs/30_segmentation/20_seeded.ipynb #a6fb4617
-def index_of(image: Volume, point: Sequence[float]) -> tuple[int, int, int]:
-    "The voxel (z, y, x) nearest to a place in mm (x, y, z); OptionError where it lies outside the image."
-    point = np.asarray(point, float)
-    if point.shape != (3,) or not np.isfinite(point).all():
-        raise OptionError(f"a point is three numbers of mm (x, y, z), got {point.tolist()}")
-    there = np.asarray(image.direction).reshape(3, 3).T @ (point - image.origin) / image.spacing
-    index = np.rint(there).astype(int)[::-1]
-    if (index < 0).any() or (index >= image.shape).any():
-        raise OptionError(
-            f"the point {tuple(round(float(p), 1) for p in point)} mm lies outside the image: it would be voxel"
-            f" {tuple(index.tolist())} of {image.shape} (z, y, x); give it in mm in the patient (x, y, z)"
-        )
-    return tuple(index.tolist())
 
 
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #8d853667
@@ -50,7 +27,7 @@ def centre_point(mask: Volume) -> tuple[float, float, float]:
     if not len(inside):
         raise MaskError("an empty mask has no centre")
     off = ((inside - inside.mean(0)) * mask.spacing[::-1]) ** 2
-    return point_of(mask, inside[off.sum(1).argmin()])
+    return tuple(mask.index_to_point(inside[off.sum(1).argmin()]).tolist())
 
 
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #6a015a36
@@ -70,22 +47,10 @@ def region_around(
     """A cube of the image on an isotropic grid round a point, edges repeated outside, and where it lies inside the
     image.
     """
-    index_of(image, point)
-    direction = np.asarray(image.direction).reshape(3, 3)
-    origin = np.asarray(point, float) - direction @ np.full(3, (cells - 1) / 2 * step)
-    cut = _cut(image, point, (cells + 1) / 2 * step)
-    grid = (
-        (cells,) * 3,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        tuple(origin),
-        (step,) * 3,
-        image.direction,
-        0.0,
-        sitk.sitkFloat32,
-    )
-    cube = sitk.Resample(sitk.Cast(cut.to_sitk(), sitk.sitkFloat32), *grid, True)
-    steps = direction.T @ (origin - image.origin)
+    image.nearest_voxel(point)  # refuses a point outside the image
+    grid = Grid.around(point, (cells,) * 3, step, image.direction)
+    cube = _cut(image, point, (cells + 1) / 2 * step).resample_like(grid).to_sitk()
+    steps = image.direction_matrix.T @ (np.array(grid.origin) - image.origin)
     inside = [
         (at >= -s / 2) & (at <= (n - 0.5) * s)
         for at, s, n in zip((o + np.arange(cells) * step for o in steps), image.spacing, image.shape[::-1])
@@ -96,10 +61,9 @@ def region_around(
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #57852a52
 def _cut(image: Volume, point: Sequence[float], reach: float) -> Volume:
     "The part of the image within `reach` mm of a point along each axis, and a voxel more."
-    middle, size = np.array(index_of(image, point)), np.ceil(reach / np.array(image.spacing[::-1])).astype(int) + 1
-    low, high = np.maximum(middle - size, 0), np.minimum(middle + size + 1, image.shape)
-    array = image.array[tuple(slice(a, b) for a, b in zip(low, high))]
-    return Volume(array, image.spacing, point_of(image, low), image.direction, image.unit)
+    middle = np.array(image.nearest_voxel(point))
+    size = np.ceil(reach / np.array(image.spacing[::-1])).astype(int) + 1
+    return image.crop(widen(tuple(slice(k, k + 1) for k in middle), size, image.shape))
 
 
 # %% ../../nbs/30_segmentation/20_seeded.ipynb #d8bb8133
@@ -167,7 +131,7 @@ def segment_seeded(
     cube, inside = region_around(image, point, SEED_STEP, cells)
     middle = np.full(3, cells // 2)
     distance = SEED_STEP * np.sqrt(((np.indices(inside.shape).T - middle) ** 2).sum(-1)).T
-    smooth = sitk.DiscreteGaussian(cube, 1.2**2)
+    smooth = sitk.DiscreteGaussian(cube, 1.2**2)  # type: ignore[arg-type]  # one variance for all axes
     lower, upper = _density_range(sitk.GetArrayViewFromImage(cube), distance, point)
     near = _like(distance <= 3, cube)
     tissue = sitk.And(sitk.Or(sitk.BinaryThreshold(smooth, lower, upper), near), _like(inside, cube))
@@ -193,10 +157,10 @@ def _like(array: np.ndarray, image: sitk.Image) -> sitk.Image:
 def _place_back(region: sitk.Image, image: Volume, point: Sequence[float]) -> Volume:
     "The region on the image's own grid; MaskError where it is empty there, a warning where it touches the edge."
     part = _cut(image, point, SEED_RADIUS)
-    moved = sitk.Resample(sitk.Cast(region, sitk.sitkFloat32), part.to_sitk(), sitk.Transform(), sitk.sitkLinear, 0.0)
-    start = index_of(image, part.origin)
+    moved = Volume.from_sitk(region).resample_like(part, outside=0.0)
+    start = image.nearest_voxel(part.origin)
     array = np.zeros(image.shape, bool)
-    array[tuple(slice(a, a + n) for a, n in zip(start, part.shape))] = sitk.GetArrayViewFromImage(moved) >= 0.5
+    array[tuple(slice(a, a + n) for a, n in zip(start, part.shape))] = moved.array >= 0.5
     if not array.any():
         raise MaskError(
             f"nothing was found around {tuple(round(float(p), 1) for p in point)} mm: the region is smaller than a"

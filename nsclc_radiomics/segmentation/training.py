@@ -19,11 +19,11 @@ from ..core.checks import advice
 from ..core.compute import choose_device, choose_precision, make_rng, show_progress, torch_apart
 from ..core.errors import ModelError, NsclcError
 from ..core.files import content_hash
-from ..core.volume import Volume
+from ..core.volume import Volume, bounding_box
 from ..loading.mask import read_mask
 from .network import (
     UnetSettings,
-    build_network,
+    build_unet,
     look,
     network_input,
     sharpness,
@@ -51,7 +51,7 @@ def half_of(image: Volume) -> np.ndarray:
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #9ad4e283
 @dataclass(frozen=True)
-class Case:
+class TrainingCase:
     "One patient's CT round the tumour, on its own grid."
 
     patient_id: str
@@ -72,7 +72,7 @@ def fingerprint(image: Volume) -> str:
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #bf9d8d5f
-def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Case:
+def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> TrainingCase:
     "Read a patient's CT and mask, as far as looks can reach; NsclcError names what is wrong with them."
     image = cohort.image(patient_id)
     inside, spacing, crop = (
@@ -80,7 +80,7 @@ def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Cas
         np.array(image.spacing[::-1]),
         is_crop(image),
     )
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    box = bounding_box(inside)
     point = (np.array(image.shape) - 1) / 2 if crop else ndimage.center_of_mass(inside)
     reach = (
         np.full(3, np.inf) if crop else (0.75 * settings.patch * settings.spacing + 30) / spacing
@@ -90,13 +90,13 @@ def prepare_case(cohort: Cohort, patient_id: str, settings: UnetSettings) -> Cas
     hu = np.clip(np.rint(image.array[part]), -1024, 1500).astype(np.int16)
     extent = max((s.stop - s.start) * mm for s, mm in zip(box, spacing))
     half, sharp = half_of(image) if crop else None, sharpness(image.array, point, spacing)
-    return Case(
+    return TrainingCase(
         patient_id, hu, inside[part], spacing, np.asarray(point - low, float), half, extent, sharp, fingerprint(image)
     )
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #23f5f923
-def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[Case]:
+def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSettings) -> list[TrainingCase]:
     "The cases that can be read; a warning names each that cannot, and ModelError is raised where none can."
     cases = []
     for patient in patients:
@@ -110,7 +110,7 @@ def prepare_cases(cohort: Cohort, patients: Sequence[str], settings: UnetSetting
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #1f52e4bc
-def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_patch(case: TrainingCase, settings: UnetSettings, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A training look of n voxels a side: `CHANNELS` of (n/2, n/2, n/2) and the share inside the tumour (1, n, n, n);
     as a crop, round a click, or blind.
     """
@@ -123,7 +123,7 @@ def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> 
         kind == "crop" and case.half is not None,
         settings.patch,
     )
-    first = 2 * case.half if crop else np.full(3, size * settings.spacing)
+    first = 2 * case.half if crop and case.half is not None else np.full(3, size * settings.spacing)
     near = case.extent * math.exp(rng.uniform(*np.log(CLOSER_DRAWN)))
     wide = (
         first if kind == "blind" or rng.random() >= settings.closer else np.minimum(max(near, SMALLEST_LOOK_MM), first)
@@ -133,8 +133,8 @@ def draw_patch(case: Case, settings: UnetSettings, rng: np.random.Generator) -> 
     hu = hu * rng.uniform(0.93, 1.07) + rng.normal(0, 20)
     flips = [axis for axis in range(3) if rng.random() < 0.5]
     sharp = case.sharp + rng.normal(0, SHARPNESS_SPREAD, 3)
-    x = network_input(np.flip(hu, flips), step, case.half if crop else None, kind != "blind", sharp)
-    return x, np.ascontiguousarray(np.flip(inside, flips))[None]
+    x = network_input(np.flip(hu, tuple(flips)), step, case.half if crop else None, kind != "blind", sharp)
+    return x, np.ascontiguousarray(np.flip(inside, tuple(flips)))[None]
 
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #80f0f558
@@ -153,7 +153,7 @@ def voxel_logits(network: Any, x: Any) -> Any:
 
 # %% ../../nbs/30_segmentation/40_training.ipynb #a597ed91
 def train_network(
-    cases: Sequence[Case],
+    cases: Sequence[TrainingCase],
     settings: UnetSettings,
     device: str = "auto",
     name: str = "",  # shown beside the progress bar; empty: no bar
@@ -165,10 +165,11 @@ def train_network(
     where = choose_device(device)
     kind = torch.device(where)
     number = choose_precision("auto", kind, settings.patch // 2 ** len(settings.channels))
-    steps, losses = max(10, settings.patches // settings.batch), []
+    steps = max(10, settings.patches // settings.batch)
+    losses: list[float] = []
     rng = make_rng(settings.seed, "patches")
     with torch_apart(1 if where == "cpu" else None, settings.seed, where):
-        network, loss_of = build_network(settings).to(where).train(), DiceCELoss(sigmoid=True)
+        network, loss_of = build_unet(settings).to(where).train(), DiceCELoss(sigmoid=True)
         descent = _Descent(network, settings.rate, steps)
         order = _endless(len(cases), rng)
         for _ in show_progress(range(steps), name, unit="steps", shown=bool(name)):

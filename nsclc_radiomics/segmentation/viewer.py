@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,9 @@ from ..core.errors import MissingDependencyError, NsclcError
 from ..core.volume import Volume
 from ..core.volume_files import read_volume
 from ..loading.mask import read_mask
-from ..loading.preprocess import turned_to_lps
 from ..loading.views import WINDOWS, largest_slice, show_slice
-from .inference import segment
+from .inference import Segmenter
 from .scores import segmentation_scores
-from .seeded import point_of
 from .segmenter import open_model
 
 # %% auto #0
@@ -72,7 +69,7 @@ class SeedViewer:
         self,
         image: Volume,  # CT in HU
         truth: Volume | None = None,  # the expert's mask, on the same grid
-        model: Any = "seeded",  # as in `segment_cohort`
+        model: Segmenter | str | Path = "seeded",  # as in `segment_cohort`
         index: tuple[int, int, int] | None = None,  # where the crosshair starts, z, y, x; default: the middle
     ):
         try:
@@ -107,16 +104,12 @@ class SeedViewer:
     @property
     def point(self) -> tuple[float, float, float]:
         "The crosshair's place in the patient, mm, x, y, z."
-        return point_of(self.image, self.index)
+        return tuple(self.image.index_to_point(self.index).tolist())
 
     def outline(self) -> None:
         "Outline the tumour at the crosshair, show it, and say what was found, or why nothing was."
         try:
-            result = (
-                self.model(self.image, self.point)
-                if callable(self.model)
-                else segment(self.image, self.model, self.point)
-            )
+            result = self.model(self.image, self.point)
             self.mask, self.note.value = result.mask, result.note
             if self.truth is not None and result.mask.array.any():
                 self.note.value += f"; Dice {segmentation_scores(result.mask, self.truth)['dice']:.2f}"
@@ -165,11 +158,11 @@ def plot_outlines(
     fig = Figure(figsize=(1.5 * len(cases), 1.95), layout="constrained")
     for ax, (patient, word) in zip(fig.subplots(1, len(cases), squeeze=False)[0], cases.items()):
         stored = cohort.image(patient)
-        image, truth = turned_to_lps(stored), turned_to_lps(read_mask(cohort.mask_path(patient), stored))
+        image, truth = stored.to_lps(), read_mask(cohort.mask_path(patient), stored).to_lps()
         file = Path(masks) / f"{patient}.nii.gz"
         k = largest_slice(truth)
         show_slice(ax, image, truth, k, "lung", field, EXPERT)
-        found = turned_to_lps(read_volume(file)).array[k] if file.is_file() else np.zeros(image.shape[1:])
+        found = read_volume(file).to_lps().array[k] if file.is_file() else np.zeros(image.shape[1:])
         dx, dy = image.spacing[:2]
         if found.any():
             ax.contour(

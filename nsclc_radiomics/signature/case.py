@@ -83,7 +83,7 @@ def case_cohort(
 
 
 # %% ../../nbs/80_signature/15_case.ipynb #154852a8
-def _dicom_folder(case: Path, out: Path, roi: str, clinical: str | Path | None) -> dict[str, Any]:
+def _dicom_folder(case: Path, out: Path, roi: str | Sequence[str], clinical: str | Path | None) -> dict[str, Any]:
     "The patients of a DICOM folder, and what `case_cohort` says of them."
     key = out.with_name("key.csv")
     try:
@@ -116,7 +116,7 @@ def _one_image(
 ) -> dict[str, Any]:
     "A cohort of one patient, and what `case_cohort` says of it."
     image = read_image(case, "HU")
-    drawn = read_mask(mask, image) if mask is not None else segment_seeded(image, point)
+    drawn = read_mask(mask, image) if mask is not None else segment_seeded(image, point or ())
     row: dict[str, Any] = {
         "patient_id": "case",
         "centre": "unknown",
@@ -148,7 +148,7 @@ def _one_image(
     how = (
         f"mask {Path(mask).name}"
         if mask is not None
-        else f"segmented from the point {', '.join(f'{v:g}' for v in point)} mm"
+        else f"segmented from the point {', '.join(f'{v:g}' for v in point or ())} mm"
     )
     return {"ids": {"case": own}, "contours": {"case": how}, "left_out": {}}
 

@@ -11,25 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ..cohort.folder import Cohort
 from ..core.errors import OptionError
-from ..core.files import atomic_path
+from ..core.files import atomic_path, template
 from ..core.volume import Volume
 from ..loading.hospital import ROI_NAMES
 from ..loading.mask import read_mask
-from ..loading.quality import measure
+from ..loading.quality import quality_measures
 from ..loading.views import AxialSize, axial_size, tumour_panels
 from ..models.clinical import often_unknown
 from ..models.crops import CropSettings, tumour_crop
 from .case import case_cohort, own_id
 from .choice import CANDIDATES, rescaled
 from .predict import predict_cohort
-from .train import Signature, imputed_values, used_columns
+from .train import Signature, imputed_values, load_signature, used_columns
 from .words import OUTCOME_WORDS, answer_words, percent
 
 # %% auto #0
@@ -126,11 +125,9 @@ def write_report(
     ]
     title = f"Prediction for patient {pages[0]['id']}" if len(pages) == 1 else f"Predictions for {len(pages)} patients"
     words, simulated = OUTCOME_WORDS[signature.facts["endpoint"]], signature.facts["evidence"] == "simulated"
-    files = jinja2.PackageLoader("nsclc_radiomics", "templates")
-    template = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "prediction.html.j2"
+    page = template("prediction.html.j2").render(
+        title=title, simulated=simulated, words=words, pages=pages, about=_about(signature)
     )
-    page = template.render(title=title, simulated=simulated, words=words, pages=pages, about=_about(signature))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
@@ -144,11 +141,14 @@ def _about(signature: Signature) -> list[tuple[str, str]]:
     n, positives = facts["patients"], facts["positives"]
     return [
         ("Endpoint", facts["meaning"]),
-        ("Trained on", f"{n} {facts['evidence']} patients of {facts['cohort']}, {positives} of them ({percent(positives / n)}) with the outcome"),
+        ("Trained on", f"{n} {facts['evidence']} patients of {facts['cohort']},"
+         f" {positives} of them ({percent(positives / n)}) with the outcome"),
         ("Model", f"{facts['model']}: {_model_name(facts['model'])}"),
-        ("AUC, nested cross-validation", f"{auc:.2f} (95 % interval {low:.2f} to {high:.2f}): of two patients with different outcomes the model "
+        ("AUC, nested cross-validation", f"{auc:.2f} (95 % interval {low:.2f} to {high:.2f}): of two patients"
+         " with different outcomes the model "
             f"ranks the pair correctly in {percent(auc)} of cases; 50 % is chance"),
-        ("Threshold", f"{percent(facts['cut'])}, by Youden's index on cross-validated probabilities of the training patients"),
+        ("Threshold", f"{percent(facts['cut'])}, by Youden's index on cross-validated probabilities"
+         " of the training patients"),
     ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def _page(signature: Signature, cohort: Cohort, patient: str, p: pd.Series, tabl
     }
     page |= {"imputed": _by_way(imputed_values(signature, row)), "panels": tumour_panels(image, mask, size)}
     page["facts"] = _tumour_facts(
-        measure(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
+        quality_measures(image, mask), size, cohort.meta.get("case", {}).get("contours", {}).get(patient, "")
     )
     return (
         page
@@ -232,7 +232,7 @@ def _scale(p: pd.Series) -> dict[str, str]:
 
 
 # %% ../../nbs/80_signature/30_page.ipynb #ce1e5dbd
-def _mattered(signature: Signature, row: pd.Series) -> dict[str, list[tuple[str, ...]]]:
+def _mattered(signature: Signature, row: pd.Series) -> dict[str, Any]:
     "Effects of groups and of the six strongest columns, without those that have none."
     single, groups = feature_effects(signature, row)
     single, groups = single[single["effect"].abs() >= 0.0005].head(6), groups[groups.abs() >= 0.005]
@@ -267,10 +267,7 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
     if signature.network is None:
         return None
     # needed here alone: a prediction without a network does without
-    from ..evaluation.explanation import (
-        enlarge,
-        grad_cam,
-    )
+    from ..evaluation.network_maps import enlarge, grad_cam
 
     crop = tumour_crop(image, mask).astype(np.float32)
     size = crop.shape[-1]
@@ -288,8 +285,8 @@ def _attention(signature: Signature, image: Volume, mask: Volume) -> dict[str, s
 
 # %% ../../nbs/80_signature/30_page.ipynb #7386bad5
 def predict(
-    signature: Signature,
-    case: str | Path,  # as `case_cohort` takes it
+    signature: Signature | str | Path,  # a stored signature, or the run folder it is in
+    case: str | Path,  # a cohort, a DICOM folder, the challenge's layout, or an image file
     out: str | Path,  # CSV to write; the page goes beside it, with the ending .html
     mask: str | Path | None = None,
     point: Sequence[float] | None = None,
@@ -299,15 +296,22 @@ def predict(
     jobs: int | None = None,  # processes; None: one per core
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Predict a case or a cohort, write the CSV and the page, and give the table back, indexed by the patients' own
-    ids.
+    """Predict a case or a cohort, write the CSV and the page, and return the table, indexed by the patients' own ids.
 
-    Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort` and
-    `predict_cohort`.
+    Its columns are those of `predict_cohort`: probability of the endpoint with its 95 % interval, group, warnings,
+    error. Patients of a DICOM folder who could not be taken are rows with the reason. Errors are those of `case_cohort`
+    and `predict_cohort`; ModelError for a run without a signature.
+
+    Source: the stored model; nothing is trained.
+
+    >>> table = nr.predict("runs/trial", "trial", "predictions.csv", report=False, jobs=1)
+    >>> table["probability"].between(0, 1).all().item()
+    True
     """
     out = Path(out)
     if out.suffix != ".csv":
         raise OptionError(f"{out}: predictions are written as CSV; give a name that ends in .csv")
+    signature = signature if isinstance(signature, Signature) else load_signature(signature)
     with case_cohort(case, mask, point, roi, clinical) as cohort:
         predictions, table = predict_cohort(signature, cohort, jobs, progress)
         predictions["error"] = predictions["error"].str.replace(f"{cohort.path}/", "", regex=False)

@@ -16,7 +16,7 @@ from ..core.errors import MissingDependencyError, ModelError
 __all__ = []
 
 # %% ../../nbs/80_signature/08_store.ipynb #8de9daec
-FORMAT = "nsclc_radiomics signature 1"
+SIGNATURE_FORMAT = "nsclc_radiomics signature 1"
 TRUSTED = (
     "numpy.dtype",
     "sklearn.tree._tree.Tree",

@@ -72,10 +72,8 @@ def draw_images(
     name, scanner = patient["patient_id"], _scanner(patient["centre"])
     scene = draw_scene(tumour_of(patient), scanner, make_rng(seed, "scene", name))
     rng = make_rng(seed, "place", name)
-    centre = tuple(
-        round(float(v), 1)
-        for v in (rng.choice((-1, 1)) * rng.uniform(40, 110), rng.uniform(-80, 40), rng.uniform(-300, -50))
-    )
+    sideways, ahead, upwards = rng.choice((-1, 1)) * rng.uniform(40, 110), rng.uniform(-80, 40), rng.uniform(-300, -50)
+    centre = (round(float(sideways), 1), round(float(ahead), 1), round(float(upwards), 1))
     out = dict(zip(("ct", "ct_mask"), scan_ct(scene, scanner, make_rng(seed, "ct", name), centre)))
     if patient["has_pet"]:
         out.update(zip(("pet", "pet_mask"), scan_pet(scene, scanner, make_rng(seed, "pet", name), centre)))
@@ -132,7 +130,7 @@ def _meta(world: str, balance: str, seed: int, patients: int, external: int) -> 
         "responders_intended": BALANCES[balance],
         "seed": seed,
         "balance": balance,
-        "signature": {name: sign for name, sign in SIGNS.items()},
+        "signature": dict(SIGNS),
     }
 
 
@@ -155,9 +153,9 @@ def _check_options(
         )
     if dicom > patients + external:
         raise OptionError(f"{option('dicom')} asks for {dicom} patients, but there are only {patients + external}")
-    for name, value, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
-        if value not in known:
-            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {value!r}")
+    for name, word, known in (("world", world, WORLDS), ("balance", balance, BALANCES)):
+        if word not in known:
+            raise OptionError(f"{option(name)} must be one of {', '.join(known)}, got {word!r}")
 
 
 # %% ../../nbs/25_simulation/30_cohort.ipynb #37ecf880
@@ -172,9 +170,19 @@ def simulate_cohort(
     dicom: int = 0,  # so many patients are also written as DICOM below out/dicom
     progress: bool = True,
 ) -> Path:
-    """Write a simulated cohort and return its folder. The same options give the same bytes whatever `jobs` is.
+    """Write a simulated cohort whose truth is known and return its folder. The same options give the same bytes
+    whatever `jobs` is.
+
+    CT in HU, PET in SUVbw, masks, lesions in mm and clinical variables. The worlds share every image: an image says
+    much about response in `claimed` (AUC 0.92), less in `published` (0.72), nothing in `null` (0.50).
 
     Raises OptionError for an option that cannot be used, and where `out` holds anything already.
+
+    Source: numbers of patients, centres and responders as the paper reports them.
+
+    >>> folder = nr.simulate_cohort("trial", patients=12, external=2, dicom=1, progress=False)
+    >>> sorted(p.name for p in folder.iterdir() if p.is_dir())
+    ['dicom', 'images']
     """
     _check_options(patients, external, world, seed, balance, jobs, dicom)
     require_empty(out)

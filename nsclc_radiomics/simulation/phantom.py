@@ -120,8 +120,8 @@ class _Grid:
     def box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice] | None:
         "The part of the grid between two corners (z, y, x in mm), None where there is none."
         at = [(np.array([a, b]) / s + (n - 1) / 2) for a, b, n, s in zip(low, high, self.shape, self.steps)]
-        spans = [slice(max(0, math.floor(a)), min(n, math.ceil(b) + 1)) for (a, b), n in zip(at, self.shape)]
-        return tuple(spans) if all(s.start < s.stop for s in spans) else None
+        z, y, x = (slice(max(0, math.floor(a)), min(n, math.ceil(b) + 1)) for (a, b), n in zip(at, self.shape))
+        return (z, y, x) if all(s.start < s.stop for s in (z, y, x)) else None
 
 
 # %% ../../nbs/25_simulation/10_phantom.ipynb #aa4f407a
@@ -345,6 +345,7 @@ def draw_scene(
     _spicules(hu, grid, tumour, rng)
     reach = np.full(3, tumour.diameter_mm * 0.75 + 4)
     box = grid.box(-reach, reach)
+    assert box is not None  # the tumour is in the middle of its grid
     depth = _depth(tumour, grid, box, rng)
     part = hu[box]
     if tumour.part_solid:
@@ -371,9 +372,10 @@ def _slices(scene: Scene, values: np.ndarray) -> np.ndarray:
 # %% ../../nbs/25_simulation/10_phantom.ipynb #773d4680
 def _place(
     shape: tuple[int, ...], spacing: tuple[float, float, float], centre: tuple[float, float, float]
-) -> tuple[float, ...]:
+) -> tuple[float, float, float]:
     "The origin that puts the middle of a grid at `centre` (x, y, z)."
-    return tuple(round(c - (n - 1) / 2 * s, 4) for c, n, s in zip(centre, shape[::-1], spacing))
+    x, y, z = (round(c - (n - 1) / 2 * s, 4) for c, n, s in zip(centre, shape[::-1], spacing))
+    return x, y, z
 
 
 # %% ../../nbs/25_simulation/10_phantom.ipynb #adc185f0

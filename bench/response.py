@@ -24,7 +24,8 @@ def cohort(patients: int, seed: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
     role = np.where(k < 3, "target", "non_target")
     table = pd.DataFrame({
         "patient_id": ids[p], "visit_date": pd.Timestamp("2024-01-01") + pd.to_timedelta(56 * v, unit="D"),
-        "lesion_id": np.array(["T1", "T2", "T3", "N1"])[k], "role": role, "organ": np.array(["lung", "lung", "liver", "bone"])[k],
+        "lesion_id": np.array(["T1", "T2", "T3", "N1"])[k], "role": role,
+        "organ": np.array(["lung", "lung", "liver", "bone"])[k],
         "is_node": False, "diameter_mm": np.where(k < 3, mm, np.nan), "status": np.where(k < 3, "", "present"),
     })  # fmt: skip
     table = table[~((k == 2) & (p % 2 == 0))]

@@ -1,4 +1,4 @@
-"How fast five models are bootstrapped on 500 patients; `python tests/bench_evaluation.py` prints what `run()` gives."
+"How fast five models are bootstrapped on 500 patients; `python bench/evaluation.py` prints what `run()` gives."
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Training the 3D-CNN beside a plain MONAI loop: same network, same volumes, same number of epochs, both on two cores, in one run."""
+"""Training the 3D-CNN beside a plain MONAI loop: same network, same volumes, same number of epochs,
+both on two cores, in one run."""
 
 import json
 import time
@@ -25,7 +26,7 @@ MODEL = CNN3DClassifier(
 def grainy(
     patients: int,
     seed: int,
-    apart: float = 1.8,  # standard deviations between the classes' mean grain; the best possible AUC is Φ(apart / √2), here 0.90
+    apart: float = 1.8,  # standard deviations between the classes' mean grain; the best AUC is Φ(apart / √2), 0.90
 ) -> tuple[np.ndarray, np.ndarray]:
     """Volumes of the default crop's shape and labels: class 1 has coarser grain on average, and patients differ within
     a class.
@@ -112,10 +113,12 @@ def run(
     common = {"cases": seen, "cores": CORES}
     return {
         "3D-CNN training against a MONAI loop": {
-            "ours": seen / seconds_ours, "other": seen / seconds_other, "ratio": seconds_other / seconds_ours, "unit": "volumes/s", **common,
+            "ours": seen / seconds_ours, "other": seen / seconds_other, "ratio": seconds_other / seconds_ours,
+            "unit": "volumes/s", **common,
         },
         "3D-CNN holdout AUC against a MONAI loop": {
-            "ours": float(auc_ours), "other": float(auc_other), "ratio": float(auc_ours / auc_other), "unit": "AUC", **common,
+            "ours": float(auc_ours), "other": float(auc_other), "ratio": float(auc_ours / auc_other), "unit": "AUC",
+            **common,
         },
     }  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Simulated cohorts of growing size: time and memory a patient must not grow with the cohort; the cohort of the paper's size within its limits."""
+"""Simulated cohorts of growing size: time and memory a patient must not grow with the cohort;
+the cohort of the paper's size within its limits."""
 
 import subprocess
 import sys

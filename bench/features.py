@@ -1,6 +1,7 @@
 """How fast features are, against PyRadiomics' own command and its own extractor, on the same cases in turn.
 
-Both sides start in a new process, with one numerical thread a worker, and read the same files. Values are compared before times are.
+Both sides start in a new process, with one numerical thread a worker, and read the same files. Values are
+compared before times are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nsclc_radiomics.features.settings import load_settings
 
 PARAMS = {"setting": {"binWidth": 25}, "imageType": {"Original": {}, "Wavelet": {}, "LoG": {"sigma": [1.0, 2.0, 3.0]}}}
 ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")} | {
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {
     "PYTHONPATH": str(ROOT)
 }
 

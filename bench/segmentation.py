@@ -1,6 +1,8 @@
-"""Segmentation: `run()` for `make bench`; `python tests/bench_segmentation.py owkin [patches] [folds]` for real patients, out of fold.
+"""Segmentation: `run()` for `make bench`;
+`python bench/segmentation.py owkin [patches] [folds]` for real patients, out of fold.
 
-The second takes minutes: it trains one network a fold. It prints the table of scores, and seconds of training in wall and processor time.
+The second takes minutes: it trains one network a fold. It prints the table of scores, and seconds of
+training in wall and processor time.
 """
 
 import resource
@@ -14,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from nsclc_radiomics.cohort.folder import load_cohort
+from nsclc_radiomics.core.compute import Compute
 from nsclc_radiomics.core.files import reference_dir
 from nsclc_radiomics.core.volume import Volume
 from nsclc_radiomics.loading.owkin import import_owkin
-from nsclc_radiomics.segmentation.inference import segment
-from nsclc_radiomics.segmentation.model import Segmenter
-from nsclc_radiomics.segmentation.network import UnetSettings, build_network
+from nsclc_radiomics.segmentation.inference import segment_by_network
+from nsclc_radiomics.segmentation.model import UnetSegmenter
+from nsclc_radiomics.segmentation.network import UnetSettings, build_unet
 from nsclc_radiomics.segmentation.scores import segmentation_scores, summarise_scores
 from nsclc_radiomics.segmentation.seeded import centre_point, segment_seeded
 from nsclc_radiomics.segmentation.segmenter import segment_cohort, train_segmenter
@@ -52,12 +55,15 @@ def run() -> dict[str, dict[str, Any]]:
 
     torch.manual_seed(0)
     settings = UnetSettings()
-    model = Segmenter(tuple(build_network(settings).eval() for _ in range(3)), settings)
+    model = UnetSegmenter(tuple(build_unet(settings).eval() for _ in range(3)), settings)
     image, mask = chest()
     results = {}
     for name, work in (
-        ("segment a 512x512x134 CT, nothing pointed at", lambda: segment(image, model, "search")),
-        ("segment a 512x512x134 CT, one click and the network", lambda: segment(image, model, centre_point(mask))),
+        ("segment a 512x512x134 CT, nothing pointed at", lambda: segment_by_network(image, model, "search")),
+        (
+            "segment a 512x512x134 CT, one click and the network",
+            lambda: segment_by_network(image, model, centre_point(mask)),
+        ),
         ("segment a 512x512x134 CT, one click without a network", lambda: segment_seeded(image, centre_point(mask))),
     ):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -124,7 +130,7 @@ def owkin(patches: int, folds: int) -> None:
         cohort = load_cohort(Path(folder) / "cohort")
         wall = time.perf_counter()
         _, scores = train_segmenter(
-            cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, device="cpu"
+            cohort, Path(folder) / "trained", UnetSettings(patches=patches), folds=folds, compute=Compute(device="cpu")
         )
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(f"training and scoring: {time.perf_counter() - wall:.0f} s, processor {spent.ru_utime:.0f} s in workers")
