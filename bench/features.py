@@ -34,8 +34,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 OURS = """
 import sys
-from nsclc_radiomics.cohort import load_cohort
-from nsclc_radiomics.features import extract_cohort
+from nsclc_radiomics import extract_cohort, load_cohort
 cohort, out, params, jobs = sys.argv[1:]
 extract_cohort(load_cohort(cohort), out, params, jobs=int(jobs), cache=out + ".cache", progress=False)
 """
@@ -59,9 +58,9 @@ print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmH
 MEMORY = (
     """
 import sys
-from nsclc_radiomics.engine import measure_files
-from nsclc_radiomics.features import load_settings
-from nsclc_radiomics.robustness import real_tumours
+from nsclc_radiomics.features.measure import measure_files
+from nsclc_radiomics.features.settings import load_settings
+from nsclc_radiomics.features.robustness import real_tumours
 chosen = load_settings(sys.argv[3])
 values = measure_files(sys.argv[1], sys.argv[2], "HU", None, *chosen.parts)
 assert isinstance(values, dict), values

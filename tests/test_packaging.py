@@ -2,6 +2,7 @@
 
 import configparser
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -335,3 +336,25 @@ def test_the_versions_agree():
     assert nsclc_radiomics.__version__ == SETTINGS["DEFAULT"]["version"]
     assert f"version: {nsclc_radiomics.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert f"## {nsclc_radiomics.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_import_that_is_written_anywhere_leads_somewhere():
+    "In code, notebooks, pages, the Makefile and lines that other processes run."
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    written = re.compile(r"from (nsclc_radiomics(?:\.\w+)*) import \(?((?:\w+(?: as \w+)?,? ?)+)")
+    wrong, seen = [], 0
+    for name in names:
+        if not name.endswith((".py", ".ipynb", ".md", ".yml", ".sh", "Makefile")) or name.endswith("_modidx.py"):
+            continue
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for module, imported in sorted(set(written.findall(text))):
+            for what in re.split(r", ?", imported.strip(" ,")):
+                what, seen = what.split(" as ")[0].strip(), seen + 1
+                try:
+                    found = hasattr(importlib.import_module(module), what)
+                    found = found or importlib.util.find_spec(f"{module}.{what}") is not None
+                except ModuleNotFoundError:
+                    found = False
+                if not found:
+                    wrong.append(f"{name}: from {module} import {what}")
+    assert seen > 1000 and not wrong, "\n".join(wrong)
