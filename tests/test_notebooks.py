@@ -1,6 +1,7 @@
 """Every library notebook runs from top to bottom, with its own asserts."""
 
 import os
+import warnings
 
 import pytest
 from conftest import ROOT
@@ -13,5 +14,7 @@ run_notebook.__test__ = False
 @pytest.mark.parametrize("notebook", LIBRARY, ids=lambda p: p.relative_to(ROOT / "nbs").with_suffix("").as_posix())
 def test_the_asserts_of_a_library_notebook(notebook, monkeypatch):
     monkeypatch.setitem(os.environ, "IN_TEST", "1")
-    passed, _ = run_notebook(notebook, basepath=ROOT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # examples may warn; what they must not do they assert
+        passed, _ = run_notebook(notebook, basepath=ROOT)
     assert passed, f"{notebook.name}: see the traceback above"
