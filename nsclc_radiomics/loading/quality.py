@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from joblib import Parallel, delayed
+from ..core.templates import template
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours
@@ -23,7 +24,7 @@ from skimage.measure import find_contours
 from ..cohort.folder import Cohort, load_cohort
 from ..core.compute import show_progress, worker_count
 from ..core.errors import NsclcError
-from ..core.files import atomic_path, content_hash, template
+from ..core.files import atomic_path, content_hash
 from ..core.style import COLOURS
 from ..core.volume import Volume, grid_difference
 from .mask import read_mask

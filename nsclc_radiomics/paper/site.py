@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.templates import template
+
 from ..core.errors import MissingDependencyError, RunError
-from ..core.files import atomic_path, content_hash, project_root, read_json, template
+from ..core.files import atomic_path, content_hash, project_root, read_json
 from .chapters import code_of, paper_notebooks, side_by_side
 from .execution import (
     WarmKernel,
