@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from joblib import Parallel, delayed
-from ..core.templates import template
 from PIL import Image
 from scipy import ndimage
 from skimage.measure import find_contours
@@ -26,6 +25,7 @@ from ..core.compute import show_progress, worker_count
 from ..core.errors import NsclcError
 from ..core.files import atomic_path, content_hash
 from ..core.style import COLOURS
+from ..core.templates import template
 from ..core.volume import Volume, grid_difference
 from .mask import read_mask
 
