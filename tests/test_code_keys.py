@@ -72,7 +72,7 @@ def test_survival_analysis_concerns_its_chapters_and_no_network(copy):
 @pytest.mark.parametrize(
     ("module", "concerned"),
     [
-        ("evaluation.explanation", {"60_discussion"}),
+        ("evaluation.network_maps", {"60_discussion"}),
         ("models.cnn", {"35_network", "60_discussion", "70_real_cohorts", "networks"}),
         ("segmentation.training", {"25_segmentation", "70_real_cohorts", "masks"}),
         ("features.ibsi", set()),
@@ -127,7 +127,7 @@ def test_an_import_for_the_type_checker_alone_does_not_count(copy):
     [
         ("definitions/claims.yaml", {"90_claims"}),
         ("definitions/metrics.csv", {"90_claims"}),
-        ("templates/prediction.html.j2", set()),
+        ("templates/prediction.html.j2", {"70_real_cohorts"}),
     ],
 )
 def test_a_data_file_counts_for_who_names_it(copy, file, concerned):

@@ -118,6 +118,7 @@ def test_within_folds_ties_between_folds_do_not_count():
         paired_by_fold(y, X.f0, X.f1, pd.Series(np.arange(200) // 4, index=y.index))
 
 
+@pytest.mark.filterwarnings("ignore:Perfect separation")  # statsmodels, of what hypothesis may draw
 def test_the_likelihood_ratio_by_maximising_both_likelihoods():
     X, y = patients(150)
     deviances = []

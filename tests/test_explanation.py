@@ -65,6 +65,7 @@ def network(volumes) -> CNN3DClassifier:
     return CNN3DClassifier(**chosen, learning_rate=1e-2).fit(volumes, np.arange(12) % 2)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # torch, of a network whose input asks for no gradient
 @pytest.mark.parametrize("layer", ["blocks.0.0", "blocks.1.0", "blocks.1.1"])
 def test_grad_cam_equals_monais(network, volumes, layer):
     import monai.visualize as visualize

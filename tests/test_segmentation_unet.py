@@ -381,6 +381,7 @@ def write_bundle(folder, network=NETWORK, steps=STEPS, names=NAMES, weights=None
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")  # MONAI, of a decoder that is not installed
 def test_a_bundle_prepares_images_as_monai_does(tmp_path):
     "The same image, written as NIfTI and prepared by MONAI's own transforms."
     from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged, Spacingd

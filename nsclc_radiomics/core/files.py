@@ -16,12 +16,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import OptionError, RunError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 # %% auto #0
 __all__ = ["reference_dir"]
@@ -132,20 +129,6 @@ def shipped_yaml(
     import yaml  # here, so that a process which needs no YAML starts sooner
 
     return yaml.safe_load((files("nsclc_radiomics") / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-# %% ../../nbs/00_core/20_files.ipynb #c009d62a
-def template(
-    name: str,  # of a file in the package's folder `templates`: `quality.html.j2`
-) -> Template:
-    "A page as a jinja2 template: what is put in is escaped, and a name that is not given is an error."
-    import jinja2  # here, so that a process which writes no page starts sooner
-
-    loader = jinja2.PackageLoader("nsclc_radiomics", "templates")
-    pages = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    return pages.get_template(name)
 
 
 # %% ../../nbs/00_core/20_files.ipynb #721f6ece

@@ -23,8 +23,9 @@ from skimage.measure import find_contours
 from ..cohort.folder import Cohort, load_cohort
 from ..core.compute import show_progress, worker_count
 from ..core.errors import NsclcError
-from ..core.files import atomic_path, content_hash, template
+from ..core.files import atomic_path, content_hash
 from ..core.style import COLOURS
+from ..core.templates import template
 from ..core.volume import Volume, grid_difference
 from .mask import read_mask
 

@@ -27,7 +27,7 @@ from .contradictions import (
 from .reported import REPORTED_METRICS, reported_performance
 
 # %% auto #0
-__all__ = ["VERDICTS", "Numbers", "claims", "weigh", "structured_summary", "reported_and_obtained", "plot_reported"]
+__all__ = ["claims", "weigh", "structured_summary", "reported_and_obtained", "plot_reported"]
 
 # %% ../../nbs/90_paper/25_claims.ipynb #5b582d84
 _MODEL_KEYS = {"Logistic Regression": "logistic_regression", "Random Forest": "random_forest", "3D-CNN": "3d_cnn"}

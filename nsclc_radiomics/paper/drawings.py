@@ -22,18 +22,7 @@ from ..core.errors import OptionError
 from ..core.style import COLOURS
 
 # %% auto #0
-__all__ = [
-    "PROGRESSION",
-    "MECHANISM",
-    "BLUE",
-    "RED",
-    "GREEN",
-    "PINK",
-    "ORANGE",
-    "SKY",
-    "draw_mechanism",
-    "draw_workflow",
-]
+__all__ = ["draw_mechanism", "draw_workflow"]
 
 # %% ../../nbs/90_paper/40_drawings.ipynb #ee901ce1
 PROGRESSION = pd.DataFrame(

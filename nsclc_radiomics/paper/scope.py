@@ -18,7 +18,7 @@ from ..models.clinical import CLINICAL_NUMBERS, CLINICAL_WORDS
 from ..outcomes.endpoints import cohort_outcomes
 
 # %% auto #0
-__all__ = ["FEWEST_TUNED", "examples"]
+__all__ = ["examples"]
 
 
 # %% ../../nbs/90_paper/05_scope.ipynb #82a8ccff

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingDependencyError, RunError
-from ..core.files import atomic_path, content_hash, project_root, read_json, template
+from ..core.files import atomic_path, content_hash, project_root, read_json
+from ..core.templates import template
 from .chapters import code_of, paper_notebooks, side_by_side
 from .execution import (
     WarmKernel,

@@ -27,7 +27,7 @@ from .network import (
 from .training import voxel_logits
 
 # %% auto #0
-__all__ = ["UnetSegmenter"]
+__all__ = []
 
 
 # %% ../../nbs/30_segmentation/52_model.ipynb #dbe64b95

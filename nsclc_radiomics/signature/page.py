@@ -17,7 +17,8 @@ from PIL import Image
 
 from ..cohort.folder import Cohort
 from ..core.errors import OptionError
-from ..core.files import atomic_path, template
+from ..core.files import atomic_path
+from ..core.templates import template
 from ..core.volume import Volume
 from ..loading.hospital import ROI_NAMES
 from ..loading.mask import read_mask
