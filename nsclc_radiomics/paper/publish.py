@@ -110,4 +110,6 @@ def _refresh_index(index: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / index.name
         execute_notebook(index, executed, cwd=index.parent)
-        write_notebook(index, normalise_notebook(read_json(executed), keep=("remove-input",)))
+        normalised = normalise_notebook(read_json(executed), keep=("remove-input",))
+        normalised["metadata"]["language_info"] = {"name": "python"}  # README's blocks are marked by it
+        write_notebook(index, normalised)
