@@ -44,6 +44,8 @@ def publish(
                 f"{source.name} has changed since it was executed in {shown_path(folder.path)}: run make paper again"
             )
         notebooks[source] = normalise_notebook(json.loads(executed.read_text(encoding="utf-8")))
+        for cell in notebooks[source]["cells"]:
+            cell["source"] = "".join(cell["source"]).rstrip("\n").splitlines(keepends=True)  # as the formatter has it
         seconds[source.stem] = read_json(folder.need(f"notebooks/.{source.stem}.json", source.stem)).get("seconds")
     kept = _publish_data(folder, here, notebooks.values())
     for source, notebook in notebooks.items():
